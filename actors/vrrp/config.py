@@ -41,7 +41,7 @@ class GarpTiming(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Tracked(msgspec.Struct, frozen=True, kw_only=True):
-    """One entry of a track_* block. weight None: the tracked thing's own weight (for scripts, files, processes, BFD)."""
+    """One entry of a track_* block. weight None: the tracked thing's own weight (scripts, files, processes, BFD)."""
 
     name: str
     weight: int | None = None
