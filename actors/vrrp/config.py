@@ -1,4 +1,4 @@
-"""The VRRP room's configuration: the typed values that keepalived's keywords fill (reference 3 to 10).
+"""The VRRP room's configuration: the typed values that keepalived's keywords fill (keepalived.conf(5)).
 
 One `VrrpRoom` is the whole slice of this room. All times are in microseconds unless the name says otherwise.
 """
@@ -7,16 +7,26 @@ from __future__ import annotations
 
 import msgspec
 
+from holdfast.config.values import Script
 from holdfast.kernel.base import AddressSpec, RouteSpec, RuleSpec
 
-
-class Script(msgspec.Struct, frozen=True, kw_only=True):
-    """A program to run. argv: already split; user and group: names or None for the default; uid/gid are found at run
-    time, on the host where it runs."""
-
-    argv: tuple[str, ...]
-    user: str | None = None
-    group: str | None = None
+__all__ = [
+    "AddressSpec",
+    "GarpGroup",
+    "GarpTiming",
+    "LinkDelay",
+    "NotifyScripts",
+    "RouteSpec",
+    "RuleSpec",
+    "Script",
+    "SyncGroup",
+    "Tracked",
+    "Tracks",
+    "UnicastPeer",
+    "Vmac",
+    "VrrpInstance",
+    "VrrpRoom",
+]
 
 
 class UnicastPeer(msgspec.Struct, frozen=True, kw_only=True):
@@ -41,7 +51,8 @@ class GarpTiming(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Tracked(msgspec.Struct, frozen=True, kw_only=True):
-    """One entry of a track_* block. weight None: the tracked thing's own weight (scripts, files, processes, BFD)."""
+    """One entry of a track_* block. The loader fills weight and reverse in, from the
+    tracked thing's own where the entry is silent; None only where a Struct is made by hand (0 and False then)."""
 
     name: str
     weight: int | None = None
@@ -59,7 +70,7 @@ class Tracks(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class NotifyScripts(msgspec.Struct, frozen=True, kw_only=True):
-    """notify_* of an instance or a group (reference 11.1)."""
+    """notify_* of an instance or a group."""
 
     master: Script | None = None
     backup: Script | None = None
