@@ -63,8 +63,8 @@ class ProcessQuorum(Event, frozen=True, kw_only=True, tag="watch.process"):
 class LinkState(Event, frozen=True, kw_only=True, tag="watch.link"):
     """A network interface. Retained on `NODE/link/NAME/state`; sent when a field but `since_mono_ns` changes.
 
-    exists: the kernel knows it. up: IFF_UP and IFF_RUNNING after the delays of interface_up_down_delays; raw_up: without
-    them. ifindex: 0 when it does not exist.
+    exists: the kernel knows it. raw_up: IFF_UP and IFF_RUNNING. up: the same after the delays of
+    interface_up_down_delays. ifindex: 0 when it does not exist.
     """
 
     interface: str
