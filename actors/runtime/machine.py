@@ -7,15 +7,13 @@ to be called next. It reads no clock, no socket and no random source of its own.
 
 from __future__ import annotations
 
-from typing import NewType, Protocol
+from typing import Protocol
 
 import msgspec
 
-Instant = NewType("Instant", int)
-"""A point of the monotonic clock in nanoseconds; comparable only within one host."""
+from holdfast.kernel.instant import Duration, Instant
 
-Duration = NewType("Duration", int)
-"""A span in nanoseconds."""
+__all__ = ["MS", "US", "Action", "Deadline", "Duration", "Fact", "Instant", "Machine", "S", "later", "seconds"]
 
 US = 1_000
 MS = 1_000_000
