@@ -1,0 +1,219 @@
+"""holdfast.toml: what keepalived's language has no word for.
+
+Everything has a default, so the file may be missing. A key that is not known is an error with the nearest known name:
+a misspelt `vip_leese` must not silently mean the default. The reader returns what it found wrong instead of raising,
+so that all of it can be shown at once beside the messages of keepalived.conf.
+"""
+
+from __future__ import annotations
+
+import difflib
+import ipaddress
+import socket
+import tomllib
+from pathlib import Path
+from typing import Any, Literal
+
+import msgspec
+
+DEFAULT_PATH = Path("/etc/holdfast/holdfast.toml")
+
+Role = Literal["viewer", "operator", "replica", "worker"]
+
+ROOMS = ("watch", "vrrp", "bfd", "checkers", "ipvs", "connsync", "notify", "gateway", "journal")
+"""The rooms that placement can speak of."""
+
+
+class JournalSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """[journal]: the events of this node, kept. path: empty for the default below the state directory."""
+
+    enabled: bool = True
+    path: str = ""
+    max_age_days: float = 30.0
+    max_size_mb: float = 256.0
+
+
+class PeerSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """[[peers]]: one other node or client. endpoint: `tcp://HOST:PORT`, empty for one that only connects to us."""
+
+    name: str
+    key: str
+    role: Role = "viewer"
+    endpoint: str = ""
+
+
+class GatewaySettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """[gateway]: the part that faces the network. listen: `ADDRESS:PORT` pairs, none: no network at all."""
+
+    listen: tuple[str, ...] = ()
+    key_file: str = "/etc/holdfast/keys/node.key"
+    engine: Literal["mesh", "nats"] = "mesh"
+    nats_servers: tuple[str, ...] = ()
+    nats_credentials: str = ""
+
+
+class WebSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """[web]: addresses for the pages and metrics; none: not served."""
+
+    listen: tuple[str, ...] = ()
+
+
+class CellSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """[cells]: how the supervisor looks after its cells.
+
+    hung_after_s: a cell whose loop does not answer for so long is killed. backoff_*: between restarts of a cell that
+    keeps dying. stable_after_s: a cell that lived so long starts again without delay. checkers: how many checker
+    cells, 0: as many as the number of checks asks for.
+    """
+
+    hung_after_s: float = 5.0
+    backoff_first_s: float = 0.05
+    backoff_last_s: float = 10.0
+    stable_after_s: float = 30.0
+    checkers: int = 0
+
+
+class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """All of holdfast.toml.
+
+    node: unique in the cluster; empty in the file means the host's name. placement: room -> cell, over the default
+    table. panic_threshold: share (0..1) of a pool that must stay healthy; below it all servers are used, 0: off.
+    vip_lease: seconds, "auto" or "off". bfd: the extra options of the BFD room, read by that room.
+    """
+
+    node: str = ""
+    placement: dict[str, str] = {}
+    cells: CellSettings = CellSettings()
+    journal: JournalSettings = JournalSettings()
+    gateway: GatewaySettings = GatewaySettings()
+    peers: tuple[PeerSettings, ...] = ()
+    web: WebSettings = WebSettings()
+    vip_lease: int | Literal["auto", "off"] = "auto"
+    address_repair: Literal["restore", "report", "keepalived"] = "restore"
+    panic_threshold: float = 0.0
+    bfd: dict[str, Any] = {}
+
+
+class SettingsError(Exception):
+    """What is wrong with holdfast.toml, every line for a person: `FILE: key: text`."""
+
+    def __init__(self, messages: list[str]) -> None:
+        super().__init__("\n".join(messages))
+        self.messages = messages
+
+
+def load(path: Path | None = None) -> Settings:
+    """The settings in `path`; None: the default file when it is there, otherwise all defaults.
+
+    Raises SettingsError with everything that is wrong (a named file that cannot be read too).
+    """
+    if path is None:
+        path = DEFAULT_PATH
+        if not path.exists():
+            return parse("", str(path))
+    try:
+        text = path.read_bytes().decode("utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise SettingsError([f"{path}: {error}"]) from None
+    return parse(text, str(path))
+
+
+def parse(text: str, name: str = "holdfast.toml") -> Settings:
+    """The settings in `text`. name: the file, for messages. Raises SettingsError."""
+    try:
+        raw = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise SettingsError([f"{name}: {error}"]) from None
+    messages = _unknown_keys(raw, Settings, "")
+    if messages:
+        raise SettingsError([f"{name}: {each}" for each in messages])
+    try:
+        settings = msgspec.convert(raw, Settings)
+    except msgspec.ValidationError as error:
+        raise SettingsError([f"{name}: {_readable(str(error))}"]) from None
+    messages = _check(settings)
+    if messages:
+        raise SettingsError([f"{name}: {each}" for each in messages])
+    if not settings.node:
+        settings = msgspec.structs.replace(settings, node=socket.gethostname().partition(".")[0] or "localhost")
+    return settings
+
+
+_TABLES: dict[str, type[msgspec.Struct]] = {
+    "cells": CellSettings,
+    "journal": JournalSettings,
+    "gateway": GatewaySettings,
+    "peers": PeerSettings,
+    "web": WebSettings,
+}
+
+
+def _unknown_keys(raw: dict[str, Any], kind: type[msgspec.Struct], where: str) -> list[str]:
+    """A message for each key that `kind` does not have, nested tables too."""
+    known = kind.__struct_fields__
+    messages = []
+    for key, value in raw.items():
+        if key not in known:
+            messages.append(f"{where}{key}: not known{_nearest(key, known)}")
+            continue
+        table = _TABLES.get(key) if kind is Settings else None
+        if table is None:
+            continue
+        for index, each in enumerate(value if isinstance(value, list) else [value]):
+            if isinstance(each, dict):
+                position = f"{where}{key}[{index}]." if isinstance(value, list) else f"{where}{key}."
+                messages += _unknown_keys(each, table, position)
+    return messages
+
+
+def _nearest(key: str, known: tuple[str, ...]) -> str:
+    found = difflib.get_close_matches(key, known, n=1)
+    return f", did you mean {found[0]}?" if found else f"; known are: {', '.join(known)}"
+
+
+def _readable(text: str) -> str:
+    """msgspec's `Expected ... - at $.a.b` as `a.b: expected ...`."""
+    problem, _, place = text.partition(" - at `$")
+    place = place.rstrip("`").lstrip(".")
+    problem = problem[:1].lower() + problem[1:]
+    return f"{place}: {problem}" if place else problem
+
+
+def _check(settings: Settings) -> list[str]:
+    """What the types alone cannot say."""
+    messages = []
+    for room in settings.placement:
+        if room not in ROOMS:
+            messages.append(f"placement.{room}: no such room{_nearest(room, ROOMS)}")
+    for room, cell in settings.placement.items():
+        if not cell or cell == "supervisor" or not cell.replace("-", "").replace("_", "").isalnum():
+            messages.append(f"placement.{room}: {cell!r} cannot name a cell")
+    if isinstance(settings.vip_lease, int) and settings.vip_lease < 1:
+        messages.append('vip_lease: whole seconds from 1, "auto" or "off"')
+    if not 0.0 <= settings.panic_threshold <= 1.0:
+        messages.append("panic_threshold: from 0 to 1")
+    cells = settings.cells
+    if cells.hung_after_s <= 0 or cells.backoff_first_s <= 0 or cells.backoff_last_s < cells.backoff_first_s:
+        messages.append("cells: hung_after_s and backoff_first_s are above 0, backoff_last_s not below backoff_first_s")
+    if cells.checkers < 0:
+        messages.append("cells.checkers: from 0")
+    if settings.journal.max_age_days <= 0 or settings.journal.max_size_mb < 1:
+        messages.append("journal: max_age_days is above 0, max_size_mb at least 1")
+    for endpoint in settings.gateway.listen + settings.web.listen:
+        host, _, port = endpoint.rpartition(":")
+        if not port.isdecimal() or not 0 < int(port) < 65536 or not _is_address(host):
+            messages.append(f"listen: {endpoint!r} is not ADDRESS:PORT")
+    names = [peer.name for peer in settings.peers]
+    for name in sorted({each for each in names if names.count(each) > 1}):
+        messages.append(f"peers: {name!r} is there twice")
+    return messages
+
+
+def _is_address(host: str) -> bool:
+    if host in ("*", "localhost"):
+        return True
+    try:
+        ipaddress.ip_address(host.strip("[]"))
+    except ValueError:
+        return False
+    return True
