@@ -248,8 +248,6 @@ class ScriptMachine:
         first = not self._judged
         before = self.ok
         self._count(good=good)
-        # What is left of a run that heeded TERM are perhaps its children: they get the KILL it was spared.
-        actions: list[Action] = [EndRun(force=True)] if timed_out else []
         previous = self._last
         # A run that timed out has no exit status of its own, whatever it said when it was asked to end.
         exit_status = None if timed_out else fact.exit_status
@@ -260,7 +258,7 @@ class ScriptMachine:
             previous.problem,
         )
         if not first and before == self.ok and unchanged:
-            return actions
+            return []
         evidence: Evidence = {
             "in_a_row": self._in_a_row,
             "rise": self._script.rise,
@@ -281,7 +279,7 @@ class ScriptMachine:
         if fact.problem is not None:
             evidence["problem"] = fact.problem
         ended = RunEnded(exit_status, fact.signal, fact.problem, fact.took_ns)
-        return actions + self._say(now, ended, kind, evidence, timed_out=timed_out)
+        return self._say(now, ended, kind, evidence, timed_out=timed_out)
 
     def _count(self, *, good: bool) -> None:
         rise, top = self._script.rise, self._script.rise + self._script.fall - 1

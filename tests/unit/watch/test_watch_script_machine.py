@@ -151,13 +151,6 @@ def test_timeout_asks_with_term_and_forces_with_kill_two_seconds_later() -> None
     assert play.said[0].reason.evidence["timeout_s"] == 3.0
 
 
-def test_children_of_a_run_that_heeds_term_are_killed() -> None:
-    play = Play(interval_us=10_000_000, timeout_us=1_000_000)
-    play.due(0)
-    play.due(1)
-    assert play.ended(1.1, None, 15) == [EndRun(force=True)]
-
-
 def test_a_script_that_says_success_when_asked_to_end_still_timed_out() -> None:
     play = Play(interval_us=10_000_000, timeout_us=1_000_000)
     play.due(0)
