@@ -1,9 +1,9 @@
 """What the checkers room tells the world, and what it accepts.
 
-A check is identified by its `check` name (`tcp-10.0.0.2:80-1f3a9c02`): kind, target and a hash of its options, so the
-same check has the same name after a reload, a crash, or on another cell. One check may speak for several real servers
-(identical checks run once): `targets` names each of them. Who combines checks into the health of a server is the
-director (actors/ipvs); here nobody knows about pools and quorums.
+A running check is identified by `check` (`tcp-10.0.0.2:80-1f3a9c02`): kind, target and a hash of its options, so the
+same check has the same name after a reload, a crash, or on another cell. One may stand for several checks of the
+configuration (identical ones run once): `targets` names each of them with its servers. Who combines checks into the
+health of a server is the director (actors/ipvs); here nobody knows about pools and quorums.
 """
 
 from __future__ import annotations
@@ -16,20 +16,21 @@ from holdfast.bus.messages import Command, Event, Evidence, Reason, Reply
 class Target(msgspec.Struct, frozen=True, order=True):
     """One real server that a check speaks for, in keepalived's printed forms (`[10.0.0.1]:tcp:80`, `FWM 3`).
 
-    virtual_server and real_server: as printed. alpha: the check counts as failed for this server until its first
-    success. slot: position of the check's block in the real server, from 0, so that two checks of a server differ.
+    check: the check's name in the configuration, as in `ipvs.config.CheckRef`. alpha: it counts as failed for this
+    server until its first success.
     """
 
+    check: str
     virtual_server: str
     real_server: str
     alpha: bool = False
-    slot: int = 0
 
 
 class CheckResult(Event, frozen=True, kw_only=True, tag="check.result"):
     """One run of a check. Retained on `NODE/check/CHECK/result`; the newest one is the check's whole state.
 
-    ok: what this run saw. up: what the check says after its retries; that is what counts for the pool.
+    ok: what this run saw. up: what the check says after its retries; that is what counts for the pool. None: no
+    verdict yet (of several pages not all have been seen): the server is what it was before the first run.
     first: the first run since the check was made (no retries are used for it). changed: `up` differs from what it was
     before, or this is the first verdict.
     weight: absolute weight that the check asks for (MISC_CHECK with misc_dynamic), None: none asked.
@@ -43,7 +44,7 @@ class CheckResult(Event, frozen=True, kw_only=True, tag="check.result"):
     kind: str
     targets: tuple[Target, ...]
     ok: bool
-    up: bool
+    up: bool | None
     first: bool = False
     changed: bool = False
     weight: int | None = None

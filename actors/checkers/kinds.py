@@ -1,0 +1,164 @@
+"""The kinds of checks: one file each, found by itself.
+
+A newcomer adds a file with a subclass of `Checker` (and its Struct and keywords to config.py): every module of this
+package is imported when the first check is looked up, and a subclass enters itself under its Struct.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import importlib
+import pkgutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, ClassVar, Generic, TypeVar
+
+import msgspec
+
+from holdfast.actors.checkers.base import Outcome, Schedule
+from holdfast.actors.checkers.config import Check, CheckersGlobals
+from holdfast.actors.checkers.sockets import Poller, Probe
+from holdfast.actors.runtime.machine import US, Duration, S
+from holdfast.bus.base import Bus, Subscription
+
+SpecT = TypeVar("SpecT", bound=Check)
+
+STEPS_OF_A_RUN = 4
+"""A run may take connect_timeout for each of connect, TLS handshake, first byte and the rest of the answer."""
+
+
+class Surroundings:
+    """What a check finds in its cell."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, poller: Poller, bus: Bus, run_dir: Path) -> None:
+        self.loop = loop
+        self.poller = poller
+        self.bus = bus
+        self.run_dir = run_dir
+        self.settings = CheckersGlobals()
+        self.kept: dict[str, Any] = {}
+        """Things that all checks of a kind share (a TLS context), by a name of theirs; dropped at a reload."""
+
+
+class Checker(Generic[SpecT]):
+    """One check of one kind: knows how to look, not when. Lives as long as its check is configured unchanged."""
+
+    spec_type: ClassVar[type[Check]]
+    label: str = ""
+    """In log lines: `TCP_CHECK`."""
+    not_identity: ClassVar[dict[str, Any]] = {}
+    """Fields beside the common ones that leave a check the same check when they change, with a neutral value."""
+    follows_events: ClassVar[bool] = False
+    """True: it has no runs of its own, `follow` tells it."""
+
+    _registry: ClassVar[dict[type[Check], type[Checker[Any]]]] = {}
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if "spec_type" in cls.__dict__:
+            Checker._registry[cls.spec_type] = cls
+
+    def __init__(self, spec: SpecT, around: Surroundings) -> None:
+        self.spec = spec
+        self.around = around
+
+    @classmethod
+    def kind_of(cls, spec: SpecT) -> str:
+        """As in the configuration: `TCP_CHECK`, `SSL_GET`."""
+        return str(spec.__struct_config__.tag)
+
+    @classmethod
+    def target_of(cls, spec: SpecT) -> str:
+        """Whom it looks at, for its name: `10.0.0.2:80`."""
+        raise NotImplementedError
+
+    @classmethod
+    def schedule_of(cls, spec: SpecT) -> Schedule:
+        """When it runs. Network checks take this one."""
+        timeout_us = spec.connection.timeout_us if hasattr(spec, "connection") else 0
+        return plain_schedule(spec, Duration(timeout_us * US + S))
+
+    def probe(self, step: int, done: Callable[[Outcome], None]) -> Probe:
+        """A new run; the caller begins it. step: which page."""
+        raise NotImplementedError
+
+    def follow(self, told: Callable[[Outcome], None]) -> Subscription:
+        """Calls `told` at each event that says something new."""
+        raise NotImplementedError
+
+    def success_words(self, server: str) -> str:
+        """keepalived's log line when it comes up."""
+        return f"{self.label} on service {server} succeeded."
+
+    def failure_words(self, server: str, retries: int) -> str:
+        """keepalived's log line when it goes down. retries: failures that were forgiven before."""
+        after = f" after {retries} retries" if retries else ""
+        return f"{self.label} on service {server} failed{after}."
+
+    def close(self) -> None:
+        """The check is not wanted any more; what it kept open between runs goes."""
+
+
+def plain_schedule(spec: Check, cap: Duration) -> Schedule:
+    """The common options as they are. cap: the longest run."""
+    return Schedule(
+        retry=spec.retry,
+        delay_loop=Duration(spec.delay_loop_us * US),
+        delay_before_retry=Duration(spec.delay_before_retry_us * US),
+        warmup=Duration(spec.warmup_us * US),
+        cap=cap,
+    )
+
+
+_loaded = False
+
+
+def _load() -> None:
+    """Imports every file of this package, each kind of check enters itself."""
+    global _loaded
+    if _loaded:
+        return
+    _loaded = True
+    here = __name__.rpartition(".")[0]
+    for module in pkgutil.iter_modules(importlib.import_module(here).__path__):
+        importlib.import_module(f"{here}.{module.name}")
+
+
+def checker_of(spec: Check) -> type[Checker[Any]]:
+    """The class that carries out this check."""
+    _load()
+    return Checker._registry[type(spec)]
+
+
+def kinds() -> list[type[Checker[Any]]]:
+    """All kinds there are."""
+    _load()
+    return list(Checker._registry.values())
+
+
+_TIMING = {
+    "retry": 0,
+    "delay_before_retry_us": 0,
+    "warmup_us": 0,
+    "delay_loop_us": 0,
+    "log_all_failures": False,
+}
+
+
+def identity_of(spec: Check) -> str:
+    """Equal for checks that look at the same thing in the same way, whatever their timing: 8 hex digits.
+
+    That is keepalived's rule for what keeps its state over a reload: retry, delay_loop and the like do not matter.
+    """
+    neutral = msgspec.structs.replace(spec, name="", alpha=False, **_TIMING, **checker_of(spec).not_identity)
+    return _digest(msgspec.msgpack.encode(neutral))
+
+
+def sameness_of(spec: Check) -> str:
+    """Equal for checks that can run as one: the same identity and the same timing."""
+    return _digest(msgspec.msgpack.encode(msgspec.structs.replace(spec, name="", alpha=False)))
+
+
+def _digest(data: bytes) -> str:
+    return hashlib.blake2b(data, digest_size=4).hexdigest()
