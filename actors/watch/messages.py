@@ -15,6 +15,7 @@ class ScriptResult(Event, frozen=True, kw_only=True, tag="watch.script"):
     came with a reload (then ok is True until the next run).
     exit_status: None when killed, timed out or not started. signal: number of the signal that ended it. timed_out: we
     ended it. problem: why it could not be run at all. latency_ms: length of the newest run. runs: since the start.
+    disabled: it may not or cannot be run at all: whoever tracks it behaves as if it did not (ok is True).
     in_a_row: results of the same kind in a row. since_mono_ns: when `ok` last changed, sender's monotonic clock.
     """
 
@@ -24,6 +25,7 @@ class ScriptResult(Event, frozen=True, kw_only=True, tag="watch.script"):
     signal: int | None = None
     timed_out: bool = False
     problem: str | None = None
+    disabled: bool = False
     latency_ms: float = 0.0
     runs: int = 0
     in_a_row: int = 0
