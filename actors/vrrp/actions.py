@@ -104,12 +104,16 @@ class Log(Action, frozen=True):
 class Wish(enum.StrEnum):
     """What a member tells its sync group."""
 
+    READY = "ready"
+    """I have started without a fault and wait for the group to begin."""
     MASTER = "master"
     """My timer ran out: I would be MASTER."""
+    IS_MASTER = "is-master"
+    """I was restored as MASTER and go on."""
     BACKUP = "backup"
     """I am no longer MASTER, or no longer want to be."""
     FAULT = "fault"
-    """I have a fault of my own, or wait for a tracker."""
+    """I have a fault of my own."""
     WELL = "well"
     """My own faults are over."""
     LOWER_PRIORITY_HEARD = "lower-priority-heard"

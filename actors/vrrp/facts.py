@@ -23,6 +23,7 @@ __all__ = [
     "AdvertReceived",
     "AdvertRejected",
     "Deadline",
+    "Fact",
     "FaultCleared",
     "FaultRaised",
     "GroupAnnounce",
@@ -112,16 +113,14 @@ class TrackerReported(Fact, frozen=True):
     """A script, file, process or BFD session says how it is. Things that this instance does not track are ignored.
 
     up: script succeeded, quorum reached, session up; None: known but not yet run. value: the number in a file.
-    weight, reverse: the thing's own, used where the track_* entry names none. evidence: for the reason of a transition
-    (exit status, number of processes); timed_out: the script was killed for its time.
+    evidence: for the reason of a transition (exit status, number of processes); timed_out: the script was killed for
+    its time. The weight stands in the track_* entry.
     """
 
     kind: TrackerKind
     name: str
     up: bool | None = None
     value: int = 0
-    weight: int = 0
-    reverse: bool = False
     timed_out: bool = False
     evidence: Evidence = msgspec.field(default_factory=dict)
     causes: tuple[EventId, ...] = ()

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import enum
 
-from holdfast.bus.messages import Command, Event, Reason, Reply
+import msgspec
+
+from holdfast.bus.messages import Command, Event, Evidence, Reason, Reply
 
 
 class VrrpState(enum.StrEnum):
@@ -69,6 +71,18 @@ class VrrpLowerPriorityHeard(Event, frozen=True, kw_only=True, tag="vrrp.lower-p
     own_priority: int
 
 
+class VrrpTrouble(Event, frozen=True, kw_only=True, tag="vrrp.trouble"):
+    """Something about a virtual router wants attention and moved nothing. Not retained; `NODE/vrrp/NAME/trouble`.
+
+    An address that somebody removed and that is back, adverts that are refused, a peer that does not hear us, a kernel
+    call that failed, a pause that was short enough. Told once, not for each packet.
+    """
+
+    instance: str
+    state: VrrpState
+    reason: Reason
+
+
 class VrrpGroupChanged(Event, frozen=True, kw_only=True, tag="vrrp.group"):
     """A sync group changed its state. Retained on `NODE/vrrp-group/NAME/state`."""
 
@@ -96,3 +110,56 @@ class Done(Reply, frozen=True, kw_only=True, tag="vrrp.done"):
     """The command was carried out; message: what follows from it."""
 
     message: str
+
+
+class Describe(Command, frozen=True, kw_only=True, tag="vrrp.describe"):
+    """Asks for everything about one instance, or about all (empty name)."""
+
+    instance: str = ""
+
+
+class Contribution(msgspec.Struct, frozen=True, kw_only=True):
+    """One tracked thing as it counts now. value: what it adds to the priority; fault: it keeps the instance in FAULT."""
+
+    subject: str
+    value: int = 0
+    fault: bool = False
+    evidence: Evidence = {}
+
+
+class InstanceDescription(msgspec.Struct, frozen=True, kw_only=True):
+    """One instance as it stands at this moment.
+
+    waiting: it waits for trackers that have not reported. missing: subjects of addresses that the kernel does not have
+    and should; extra: that it has and should not. lease_s: lifetime of the addresses in the kernel, None: for ever.
+    """
+
+    name: str
+    state: VrrpState
+    vrid: int
+    version: int
+    family: int
+    interface: str
+    base: int
+    effective: int
+    advert_interval_us: int
+    addresses: tuple[str, ...]
+    tracked: tuple[Contribution, ...] = ()
+    waiting: tuple[str, ...] = ()
+    missing: tuple[str, ...] = ()
+    extra: tuple[str, ...] = ()
+    lease_s: int | None = None
+    source: str | None = None
+    master: str | None = None
+    master_priority: int = 0
+    group: str | None = None
+    released: bool = False
+    statistics: dict[str, int] = {}
+
+
+class Description(Reply, frozen=True, kw_only=True, tag="vrrp.description"):
+    """The answer to `Describe`."""
+
+    instances: tuple[InstanceDescription, ...]
+    late_us_log2: tuple[int, ...] = ()
+    stalls: int = 0

@@ -32,7 +32,7 @@ class MachineOptions(msgspec.Struct, frozen=True, kw_only=True):
     node: for reasons. group: its sync group. group_owner: every member of that group is `state MASTER` with priority
     255. group_tracks: the group's track_* block, applied to the member too. extra_interfaces: tracked with weight 0
     because of track groups. startup_delay_us: counted from the start of the daemon, what is left of it.
-    weights_neutral: the group has no sync_group_tracking_weight, so weights of the member's own trackers do not count.
+    weights_neutral: the group has no sync_group_tracking_weight: weights of the member's own trackers do not count.
     lease_s: for LeaseMode.FIXED.
     """
 
