@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from holdfast.kernel.base import KernelError
+from holdfast.kernel.faces import Frames
 from holdfast.kernel.mmsg import MessageRing
 
 _BROADCAST: Final = b"\xff" * 6
@@ -103,8 +104,9 @@ class Announcer:
         """frames: (ifindex, whole Ethernet frame)."""
         return FrameBatch(frames)
 
-    def send(self, frames: FrameBatch, first: int = 0, count: int | None = None) -> list[KernelError]:
+    def send(self, frames: Frames, first: int = 0, count: int | None = None) -> list[KernelError]:
         """Sends them (or `count` from `first` on). Returns an error for each that was refused."""
+        assert isinstance(frames, FrameBatch), frames
         if count is None:
             count = frames.count - first
         if count <= 0:

@@ -58,8 +58,9 @@ class Batch(Protocol):
 class Requests(Protocol):
     """rtnetlink (netlink.Netlink)."""
 
-    port: int
-    """Our port: a change that carries it was made by us."""
+    @property
+    def port(self) -> int:
+        """Our port: a change that carries it was made by us."""
 
     def batch(self) -> Batch:
         """A new empty batch."""
@@ -129,13 +130,16 @@ class Destination(Protocol):
 class AdvertSocket(Protocol):
     """Raw VRRP on one interface and family (packets.VrrpSocket)."""
 
-    interface: str | None
-    family: int
+    @property
+    def interface(self) -> str | None: ...
+
+    @property
+    def family(self) -> int: ...
 
     def destination(self, address: str, *, source: str | None = None, hop_limit: int | None = None) -> Destination:
         """source, hop_limit: IPv6 only (pktinfo); with IPv4 both are in the header that the sender built."""
 
-    def send_many(self, messages: Sequence[tuple[bytes, Destination]]) -> list[KernelError]:
+    def send_many(self, messages: Sequence[tuple[bytes | bytearray, Destination]]) -> list[KernelError]:
         """One system call for all.
 
         IPv4: bytes begin with the IP header; IPv6: with the VRRP message. Returns what failed.
@@ -190,11 +194,20 @@ class Firewall(Protocol):
 class Kernel(Protocol):
     """Everything a protocol shell needs of Linux, made for one loop in one network namespace."""
 
-    timers: Timers
-    links: Links
-    requests: Requests
-    announcer: Announcer
-    firewall: Firewall
+    @property
+    def timers(self) -> Timers: ...
+
+    @property
+    def links(self) -> Links: ...
+
+    @property
+    def requests(self) -> Requests: ...
+
+    @property
+    def announcer(self) -> Announcer: ...
+
+    @property
+    def firewall(self) -> Firewall: ...
 
     def advert_socket(
         self,

@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator
 from typing import Final, TypeVar
 
 from holdfast.kernel.base import AddressSpec, KernelError, RouteSpec, RuleSpec
+from holdfast.kernel.faces import Batch
 from holdfast.kernel.records import AddressRecord, Link, RouteRecord, RuleRecord
 from holdfast.kernel.rtdecode import attributes, decode_address, decode_link, decode_route, decode_rule, messages
 from holdfast.kernel.rtencode import (
@@ -211,8 +212,9 @@ class Netlink:
         """A new empty batch."""
         return RequestBatch(self)
 
-    def send(self, batch: RequestBatch) -> None:
+    def send(self, batch: Batch) -> None:
         """Hands the batch to the kernel, which carries it out before this returns; acks are read later by `collect`."""
+        assert isinstance(batch, RequestBatch), batch
         if not batch.chunks:
             return
         if batch not in self._sent:
@@ -228,15 +230,16 @@ class Netlink:
             if number + 1 < len(batch.chunks):
                 self._read_acks(batch)
 
-    def collect(self, batch: RequestBatch) -> list[KernelError]:
+    def collect(self, batch: Batch) -> list[KernelError]:
         """Reads the acks of the last `send`: what failed. Removing what is gone is no failure."""
+        assert isinstance(batch, RequestBatch), batch
         self._read_acks(batch)
         if batch in self._sent:
             self._sent.remove(batch)
         errors, batch.errors = batch.errors, []
         return errors
 
-    def run(self, batch: RequestBatch) -> list[KernelError]:
+    def run(self, batch: Batch) -> list[KernelError]:
         """`send` and `collect`."""
         self.send(batch)
         return self.collect(batch)

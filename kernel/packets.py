@@ -12,10 +12,11 @@ import errno
 import socket
 import struct
 from collections.abc import Callable, Iterable, Sequence
-from typing import Final
+from typing import Final, cast
 
 from holdfast.kernel import bpf
 from holdfast.kernel.base import KernelError
+from holdfast.kernel.faces import Destination
 from holdfast.kernel.mmsg import MessageRing, control_message, control_messages
 from holdfast.kernel.records import Received
 
@@ -155,13 +156,13 @@ class VrrpSocket:
             control += control_message(socket.IPPROTO_IPV6, _IPV6_HOPLIMIT, struct.pack("=i", hop_limit))
         return PackedDestination(address, name, control)
 
-    def send_many(self, messages: Sequence[tuple[bytes | bytearray, PackedDestination]]) -> list[KernelError]:
+    def send_many(self, messages: Sequence[tuple[bytes | bytearray, Destination]]) -> list[KernelError]:
         """One system call for up to 64. Returns an error for each that the kernel refused."""
         ring = _Rings.for_sending()
         descriptor = self._socket.fileno()
         errors: list[KernelError] = []
         for start in range(0, len(messages), _SLOTS):
-            part = messages[start : start + _SLOTS]
+            part = cast("Sequence[tuple[bytes, PackedDestination]]", messages[start : start + _SLOTS])
             for slot, (data, destination) in enumerate(part):
                 ring.load(slot, data, destination.name, destination.control)
             if descriptor < 0:
