@@ -1,4 +1,4 @@
-"""The face of the bus that every room codes against; `node.py` has the real one, `fake.py` the one for tests."""
+"""The face of the bus that every room codes against; `cellbus.py` has the real one, `fake.py` the one for tests."""
 
 from __future__ import annotations
 

@@ -95,8 +95,30 @@ def tag_of(message: msgspec.Struct) -> str:
 
 
 def encode(message: msgspec.Struct) -> bytes:
-    """The message as one msgpack map."""
-    return _encoder.encode(message)
+    """The message as one msgpack map.
+
+    Text that is no Unicode (names from a file in another encoding come with lone surrogates) travels with
+    replacement characters: it is shown to people, and no message may fail for it.
+    """
+    try:
+        return _encoder.encode(message)
+    except UnicodeEncodeError:
+        return _encoder.encode(_shown(msgspec.to_builtins(message, builtin_types=(bytes,))))
+
+
+def encode_any(value: Any) -> bytes:
+    """Any plain value as msgpack."""
+    return _encoder.encode(value)
+
+
+def _shown(value: Any) -> Any:
+    if isinstance(value, str):
+        return value.encode("utf-8", "replace").decode("utf-8")
+    if isinstance(value, dict):
+        return {_shown(key): _shown(each) for key, each in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_shown(each) for each in value]
+    return value
 
 
 def decode_event(tag: str, body: bytes | memoryview) -> Event:

@@ -10,6 +10,8 @@ A frame is two ZeroMQ parts: the topic, then one msgpack map (docs/bus.md):
     causes   ids of the events that led to this one
     body     the event
     n        how many events this publisher has sent under this topic, this one included: a gap shows what was missed
+    retain   whether it is the newest of its topic for whoever joins
+    via      only from a relay (the gateway): the id it has in the relay's own stream
 
 Unknown keys are ignored, so the map can grow.
 """
@@ -69,12 +71,14 @@ class Frame(msgspec.Struct, frozen=True):
     body: msgspec.Raw
     causes: list[EventId] = []
     n: int = 0
+    retain: bool = True
+    via: EventId | None = None
 
 
 _frame_decoder = msgspec.msgpack.Decoder(Frame)
 
 
-def pack(envelope: Envelope) -> bytes:
+def pack(envelope: Envelope, *, retain: bool = True, via: EventId | None = None) -> bytes:
     """The map of an envelope; the topic travels beside it."""
     event = envelope.event
     if isinstance(event, UnknownEvent):
@@ -91,6 +95,8 @@ def pack(envelope: Envelope) -> bytes:
             body=msgspec.Raw(body),
             causes=list(envelope.causes),
             n=envelope.count,
+            retain=retain,
+            via=via,
         )
     )
 
@@ -113,7 +119,7 @@ def unpack_topic(data: bytes) -> str:
     if len(data) > topics.TOPIC_BYTES_MAX:
         raise BadFrame("topic", f"{len(data)} bytes")
     try:
-        topic = data.decode("utf-8", "surrogateescape")
+        topic = data.decode("utf-8")
         topics.split(topic)
     except ValueError as error:
         raise BadFrame("topic", str(error)) from None

@@ -1,0 +1,218 @@
+"""CellBus: a cell's end of the bus over ZeroMQ. The face is `base.Bus`."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import inspect
+import logging
+import time
+from collections import deque
+from collections.abc import Sequence
+from pathlib import Path
+
+import zmq
+
+from holdfast.bus import rundir, topics
+from holdfast.bus.base import Caller, Handler, RequestTimeout, Server, UnknownMessage
+from holdfast.bus.codec import Forgotten
+from holdfast.bus.counters import BusCounters, Counters
+from holdfast.bus.envelope import FRAME_BYTES_MAX, Envelope, pack
+from holdfast.bus.hub import Hub, HubSubscription
+from holdfast.bus.messages import Command, Event, EventId, Failed, Reply
+from holdfast.bus.publisher import Publisher
+from holdfast.bus.server import CommandServer
+from holdfast.bus.store import Left, RetainedStore, read_left
+from holdfast.bus.wire import Hello
+
+log = logging.getLogger(__name__)
+
+REPORT_TROUBLE_S = 1.0
+REPORT_CALM_S = 60.0
+
+
+class CellBus:
+    """One cell's end of the bus. Made and used on the cell's loop.
+
+    left: what a former life of this cell retained; it is given to whoever joins as if nothing had happened, until
+    `settle` forgets what nobody published again. keep: retained events go to a log in the run directory.
+    """
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        run_dir: Path,
+        node: str,
+        cell: str,
+        *,
+        left: Left | None = None,
+        keep: bool = True,
+    ) -> None:
+        self.node = node
+        self.cell = cell
+        self.counters = Counters(cell)
+        self._loop = loop
+        self._queue: deque[tuple[HubSubscription, Envelope]] = deque()
+        self._flushing = False
+        self._closed = False
+        self.epoch = max(time.time_ns() // 1_000_000, left.epoch + 1 if left is not None else 0)
+        path = rundir.state_path(run_dir, cell) if keep else None
+        self.store = RetainedStore(node, cell, self.epoch, None if left is not None else path)
+        self.restored: list[Envelope] = []
+        if left is not None:
+            self.store.keep_in(path)
+            self.restored = self.store.restore(left)
+        rundir.bus_dir(run_dir).mkdir(mode=0o750, parents=True, exist_ok=True)
+        self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context(io_threads=1)
+        # Commands first: whoever sees the event socket finds the other one.
+        self._server = CommandServer(
+            loop, self._context, rundir.command_endpoint(run_dir, cell), self.store, self.counters
+        )
+        hello = Hello(node, cell, self.epoch, 0)
+        self._publisher = Publisher(loop, self._context, rundir.event_endpoint(run_dir, cell), hello, self.counters)
+        self._server.publisher = self._publisher
+        self.hub = Hub(loop, self._context, run_dir, self.counters, own=cell)
+        self._said: BusCounters | None = None
+        self._said_at = 0.0
+        self._said_troubles = self.counters.troubles
+        self._timer = loop.call_later(REPORT_TROUBLE_S, self._housekeeping)
+
+    def publish(
+        self, subject: str, aspect: str, event: Event, *, causes: Sequence[EventId] = (), retain: bool = True
+    ) -> EventId:
+        """As Bus.publish."""
+        topic = topics.topic_of(self.node, subject, aspect)
+        publisher = self._publisher
+        publisher.seq += 1
+        name = EventId(self.node, self.cell, self.epoch, publisher.seq)
+        envelope = Envelope(
+            topic, name, time.time_ns(), time.monotonic_ns(), tuple(causes), event, self.store.count(topic)
+        )
+        frame = pack(envelope, retain=retain)
+        self.counters.published += 1
+        if len(frame) > FRAME_BYTES_MAX:
+            self.counters.dropped += 1
+            log.error("an event of %d bytes under %s is too large to be sent", len(frame), topic)
+            return name
+        if not self._closed:
+            publisher.send(topic.encode("utf-8"), frame)
+        if retain:
+            self.store.put(envelope, frame)
+        self._locally(envelope)
+        return name
+
+    def forget(self, subject: str, aspect: str) -> None:
+        """As Bus.forget."""
+        self._forget_topic(topics.topic_of(self.node, subject, aspect))
+
+    def _forget_topic(self, topic: str) -> None:
+        if self.store.drop(topic):
+            _, subject, aspect = topics.split(topic)
+            self.publish(subject, aspect, Forgotten(), retain=False)
+            # Who comes later knows nothing of it, and who was there forgot it with this event.
+            self.store.counts.pop(topic, None)
+
+    def retained(self, prefix: str = "") -> list[Envelope]:
+        """As Bus.retained."""
+        return [each for topic, each in self.store.entries.items() if topic.partition("/")[2].startswith(prefix)]
+
+    def subscribe(self, prefix: str, handler: Handler, *, node: str | None = None) -> HubSubscription:
+        """As Bus.subscribe."""
+        whose = "*" if node == "*" else topics.quote(node or self.node)
+        subscription = self.hub.subscribe(f"{whose}/{prefix}", handler)
+        for envelope in self.store.entries.values():
+            if subscription.matches(envelope.topic):
+                self._enqueue(subscription, envelope)
+        return subscription
+
+    def serve(self, subject: str, handler: Server) -> None:
+        """As Bus.serve."""
+        self._server.serve(subject, handler)
+
+    async def request(
+        self, subject: str, command: Command, *, timeout_s: float = 2.0, node: str | None = None
+    ) -> Reply:
+        """As Bus.request."""
+        to = "" if node is None or node == self.node else node
+        server = self._server.server_of(subject) if not to else None
+        if server is None:
+            return await self.hub.request(subject, command, timeout_s=timeout_s, to=to, node=self.node, cell=self.cell)
+        try:
+            result = server(command, Caller(node=self.node, cell=self.cell))
+            if inspect.isawaitable(result):
+                result = await asyncio.wait_for(result, timeout_s)
+        except TimeoutError:
+            raise RequestTimeout(f"{subject}: no answer in {timeout_s:g} s") from None
+        except UnknownMessage:
+            raise
+        except Exception as error:
+            self.counters.handler_errors += 1
+            log.exception("command %r for %s failed", command, subject)
+            return Failed(code="error", message=repr(error))
+        assert isinstance(result, Reply)
+        return result
+
+    def settle(self) -> int:
+        """Forgets what a former life retained and nobody has published again. Returns how many topics that were."""
+        topics_left = sorted(self.store.restored)
+        for topic in topics_left:
+            self._forget_topic(topic)
+        return len(topics_left)
+
+    def _locally(self, envelope: Envelope) -> None:
+        for subscription in self.hub.subscriptions:
+            if subscription.matches(envelope.topic):
+                self._enqueue(subscription, envelope)
+
+    def _enqueue(self, subscription: HubSubscription, envelope: Envelope) -> None:
+        self._queue.append((subscription, envelope))
+        if not self._flushing:
+            self._flushing = True
+            self._loop.call_soon(self._flush)
+
+    def _flush(self) -> None:
+        # What is published by a handler goes to the next turn: a circle of handlers must not stop the loop.
+        for _ in range(len(self._queue)):
+            subscription, envelope = self._queue.popleft()
+            subscription.deliver(envelope)
+        self._flushing = bool(self._queue)
+        if self._flushing:
+            self._loop.call_soon(self._flush)
+
+    def _housekeeping(self) -> None:
+        self._timer = self._loop.call_later(REPORT_TROUBLE_S, self._housekeeping)
+        if self.store.wants_compacting:
+            self.store.compact()
+        now = self._loop.time()
+        troubled = self.counters.troubles != self._said_troubles
+        if self._said is None or troubled or now - self._said_at >= REPORT_CALM_S:
+            self.report()
+
+    def report(self) -> None:
+        """Publishes the counters, unless nothing but this report itself has changed."""
+        report = self.counters.report()
+        self._said_at = self._loop.time()
+        self._said_troubles = self.counters.troubles
+        if self._said is None or _without_itself(report) != _without_itself(self._said):
+            self.publish(f"cell/{self.cell}", "bus", report)
+            self._said = self.counters.report()
+
+    def close(self, *, removed: bool = False, keep_state: bool = False, linger_ms: int = 200) -> None:
+        """Leaves the bus. removed: what this cell owned is gone with it. keep_state: a successor goes on from it."""
+        if self._closed:
+            return
+        self._closed = True
+        self._timer.cancel()
+        self._publisher.close(removed=removed, linger_ms=linger_ms)
+        self._server.close(linger_ms)
+        self.hub.close()
+        self.store.close(remove=not keep_state)
+        with contextlib.suppress(zmq.ZMQError):
+            self._context.term()
+
+
+def _without_itself(report: BusCounters) -> tuple[object, ...]:
+    return (report.published, report.received, report.dropped, report.missed, report.handler_errors, report.bad)
+
+
+__all__ = ["CellBus", "read_left"]
