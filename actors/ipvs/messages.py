@@ -28,7 +28,7 @@ class RealServerChanged(Event, frozen=True, kw_only=True, tag="ipvs.real-server"
 
     up: no check says it is down. old_up: what it was before; None for the first event of a life.
     announce: scripts, FIFO lines and mails are due for this event (keepalived(8): also for a first failing result that
-    changes nothing, not for servers that are simply up at start). final: the server is being removed, by reload or stop.
+    changes nothing, not for servers that are simply up at start). final: it is being removed, by reload or stop.
     in_pool: it stands in the kernel's table. weight: what the kernel has; effective_weight: configured weight plus what
     checks give. draining: gets no new connections until those it has are over. failed_checks: names.
     script: the argv due for `announce`, () when none is configured.
