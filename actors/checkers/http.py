@@ -11,6 +11,7 @@ from holdfast.actors.checkers.answer import AnswerReader, request_of, server_nam
 from holdfast.actors.checkers.base import Outcome, Schedule
 from holdfast.actors.checkers.config import HttpCheck, HttpUrl, SslClient
 from holdfast.actors.checkers.kinds import STEPS_OF_A_RUN, Checker, Surroundings, plain_schedule
+from holdfast.actors.checkers.messages import Target
 from holdfast.actors.checkers.pattern import Pattern, PatternError
 from holdfast.actors.checkers.sockets import NotRunnable, Probe, endpoint
 from holdfast.actors.checkers.stream import StreamProbe
@@ -120,8 +121,8 @@ class HttpChecker(Checker[HttpCheck]):
             self.around, self.spec, self.spec.urls[step], self._requests[step], self._patterns[step], context, done
         )
 
-    def success_words(self, server: str) -> str:
-        return f"Remote Web server {server} succeed on service."
+    def success_words(self, target: Target, outcome: Outcome) -> str:
+        return f"Remote Web server {target.real_server} succeed on service."
 
     def _context(self) -> ssl.SSLContext | str:
         kept = self.around.kept

@@ -18,9 +18,12 @@ import msgspec
 
 from holdfast.actors.checkers.base import Outcome, Schedule
 from holdfast.actors.checkers.config import Check, CheckersGlobals
+from holdfast.actors.checkers.messages import Target
 from holdfast.actors.checkers.sockets import Poller, Probe
 from holdfast.actors.runtime.machine import US, Duration, S
 from holdfast.bus.base import Bus, Subscription
+from holdfast.bus.envelope import Envelope
+from holdfast.kernel.programs import Programs
 
 SpecT = TypeVar("SpecT", bound=Check)
 
@@ -31,14 +34,22 @@ STEPS_OF_A_RUN = 4
 class Surroundings:
     """What a check finds in its cell."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, poller: Poller, bus: Bus, run_dir: Path) -> None:
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        poller: Poller,
+        bus: Bus,
+        run_dir: Path,
+        programs: Programs | None = None,
+    ) -> None:
         self.loop = loop
+        self.programs = programs
         self.poller = poller
         self.bus = bus
         self.run_dir = run_dir
         self.settings = CheckersGlobals()
         self.kept: dict[str, Any] = {}
-        """Things that all checks of a kind share (a TLS context), by a name of theirs; dropped at a reload."""
+        """Things that all checks of a kind share (a TLS context), by a name of theirs."""
 
 
 class Checker(Generic[SpecT]):
@@ -83,18 +94,18 @@ class Checker(Generic[SpecT]):
         """A new run; the caller begins it. step: which page."""
         raise NotImplementedError
 
-    def follow(self, told: Callable[[Outcome], None]) -> Subscription:
+    def follow(self, told: Callable[[Outcome, Envelope], None]) -> Subscription:
         """Calls `told` at each event that says something new."""
         raise NotImplementedError
 
-    def success_words(self, server: str) -> str:
+    def success_words(self, target: Target, outcome: Outcome) -> str:
         """keepalived's log line when it comes up."""
-        return f"{self.label} on service {server} succeeded."
+        return f"{self.label} on service {target.real_server} succeeded."
 
-    def failure_words(self, server: str, retries: int) -> str:
+    def failure_words(self, target: Target, outcome: Outcome, retries: int) -> str:
         """keepalived's log line when it goes down. retries: failures that were forgiven before."""
         after = f" after {retries} retries" if retries else ""
-        return f"{self.label} on service {server} failed{after}."
+        return f"{self.label} on service {target.real_server} failed{after}."
 
     def close(self) -> None:
         """The check is not wanted any more; what it kept open between runs goes."""

@@ -1,7 +1,7 @@
 """PING_CHECK: an ICMP echo through a datagram socket; the kernel chooses the identifier and hands us our replies only.
 
-Who may open such a socket says the sysctl net.ipv4.ping_group_range (for IPv6 too). Like keepalived we widen it to include
-our group while there is a PING_CHECK, and put it back at the end; `PingRange` does that.
+Who may open such a socket says the sysctl net.ipv4.ping_group_range (for IPv6 too). Like keepalived we widen it to
+include our group while there is a PING_CHECK, and put it back at the end; `PingRange` does that.
 """
 
 from __future__ import annotations

@@ -9,6 +9,7 @@ import msgspec
 from holdfast.actors.checkers.base import Outcome, Schedule, failed, passed
 from holdfast.actors.checkers.config import SmtpCheck
 from holdfast.actors.checkers.kinds import Checker, Surroundings, plain_schedule
+from holdfast.actors.checkers.messages import Target
 from holdfast.actors.checkers.sockets import endpoint
 from holdfast.actors.checkers.stream import StreamProbe
 from holdfast.actors.runtime.machine import US, Duration
@@ -117,5 +118,5 @@ class SmtpChecker(Checker[SmtpCheck]):
     def probe(self, step: int, done: Callable[[Outcome], None]) -> SmtpProbe:
         return SmtpProbe(self.around, self.spec, done)
 
-    def success_words(self, server: str) -> str:
-        return f"Remote SMTP server {server} succeed on service."
+    def success_words(self, target: Target, outcome: Outcome) -> str:
+        return f"Remote SMTP server {target.real_server} succeed on service."

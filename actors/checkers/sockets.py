@@ -92,7 +92,12 @@ class Poller:
             handlers = self._ready
             for ready, mask in [(handlers.get(fd), mask) for fd, mask in events]:
                 if ready is not None:
-                    ready(mask)
+                    try:
+                        ready(mask)
+                    except Exception as error:
+                        # One check's fault must not cost the others their turn; its run is ended by its time limit.
+                        told = {"message": f"a check failed by itself: {error!r}", "exception": error}
+                        self.loop.call_exception_handler(told)
             if len(events) < _BATCH:
                 return
 

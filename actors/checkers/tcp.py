@@ -9,6 +9,7 @@ from collections.abc import Callable
 from holdfast.actors.checkers.base import Outcome, passed
 from holdfast.actors.checkers.config import TcpCheck
 from holdfast.actors.checkers.kinds import Checker
+from holdfast.actors.checkers.messages import Target
 from holdfast.actors.checkers.sockets import BROKEN, SocketProbe, endpoint, failure, silence
 
 _CONNECTED = select.EPOLLOUT | BROKEN
@@ -52,5 +53,5 @@ class TcpChecker(Checker[TcpCheck]):
     def probe(self, step: int, done: Callable[[Outcome], None]) -> TcpProbe:
         return TcpProbe(self.around.poller, self.spec.connection, done)
 
-    def success_words(self, server: str) -> str:
-        return f"TCP connection to {server} success."
+    def success_words(self, target: Target, outcome: Outcome) -> str:
+        return f"TCP connection to {target.real_server} success."
