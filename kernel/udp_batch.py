@@ -30,6 +30,8 @@ _recvmmsg.restype = ctypes.c_int
 
 _SO_SNDBUFFORCE: Final = 32
 _SO_RCVBUFFORCE: Final = 33
+_SO_ATTACH_FILTER: Final = 26
+_SO_DETACH_FILTER: Final = 27
 _IP_PKTINFO: Final = 8
 _IP_RECVTTL: Final = 12
 _IP_MINTTL: Final = 21
@@ -63,6 +65,18 @@ def checksum(data: bytes) -> int:
     return ~total & 0xFFFF
 
 
+def attach_filter(sock: socket.socket, program: bytes | None) -> None:
+    """Puts a classic BPF program on a socket, None: takes it off."""
+    if program is None:
+        with contextlib.suppress(OSError):
+            # ENOENT: there was none.
+            sock.setsockopt(socket.SOL_SOCKET, _SO_DETACH_FILTER, 0)
+        return
+    memory = ctypes.create_string_buffer(program, len(program))
+    argument = struct.pack("@HP", len(program) // 8, ctypes.addressof(memory))
+    sock.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, argument)
+
+
 class Path:
     """Source, destination and ports of one session's packets; puts the headers before a payload.
 
@@ -89,6 +103,15 @@ class Path:
         self.interface = interface
         self._head = struct.pack("!HH", source_port, destination_port)
         self._pseudo = source + destination
+
+    def same_as(self, other: Path) -> bool:
+        """True if packets of both would be the same."""
+        return (self._pseudo, self._head, self.hop_limit, self.interface) == (
+            other._pseudo,
+            other._head,
+            other.hop_limit,
+            other.interface,
+        )
 
     def packet(self, payload: bytes) -> bytes:
         """The IP packet, UDP checksum and all (the kernel fills in the IPv4 checksum, length and identification)."""
@@ -389,13 +412,7 @@ class UdpReceiver:
 
     def attach_filter(self, program: bytes | None) -> None:
         """A classic BPF program (see source_filter.py), None: none."""
-        if program is None:
-            with contextlib.suppress(OSError):
-                self.socket.setsockopt(socket.SOL_SOCKET, 27, 0)  # SO_DETACH_FILTER
-            return
-        memory = ctypes.create_string_buffer(program, len(program))
-        argument = struct.pack("@HP", len(program) // 8, ctypes.addressof(memory))
-        self.socket.setsockopt(socket.SOL_SOCKET, 26, argument)  # SO_ATTACH_FILTER
+        attach_filter(self.socket, program)
 
     def close(self) -> None:
         """Gives the port back."""

@@ -1,0 +1,138 @@
+"""One session on the wire: its machine, its packet ready in memory, its place in the tables of the engine."""
+
+from __future__ import annotations
+
+import socket
+from typing import TYPE_CHECKING
+
+from holdfast.actors.bfd.auth import Authenticator
+from holdfast.actors.bfd.machine import BfdMachine, Cause, Changed
+from holdfast.actors.bfd.packet import CONTROL_PORT, MULTIHOP_PORT, ControlPacket, Reject, State
+from holdfast.actors.bfd.profiles import SessionSpec
+from holdfast.actors.bfd.sequences import SequenceSlot
+from holdfast.kernel.udp_batch import Path, Row, Rows
+
+if TYPE_CHECKING:
+    from holdfast.actors.bfd.wheel import Group
+
+
+class Lane:
+    """A session as the engine has it. Only the engine and its wheel touch it; others read."""
+
+    __slots__ = (
+        "authenticator",
+        "downs",
+        "family",
+        "group",
+        "ifindex",
+        "index",
+        "joined_round",
+        "known",
+        "last_change",
+        "last_change_at",
+        "last_send_errno",
+        "leaving",
+        "limit",
+        "machine",
+        "packet",
+        "path",
+        "placed_at",
+        "port",
+        "rejected",
+        "row",
+        "rows",
+        "seals_each",
+        "send_errors",
+        "sent",
+        "sequence_slot",
+        "source_port",
+        "spec",
+        "ups",
+    )
+
+    def __init__(self, spec: SessionSpec, machine: BfdMachine, source_port: int, rows: Rows) -> None:
+        self.spec = spec
+        self.machine = machine
+        self.source_port = source_port
+        self.rows = rows
+        self.family = socket.AF_INET if len(spec.neighbor) == 4 else socket.AF_INET6
+        self.port = MULTIHOP_PORT if spec.multihop else CONTROL_PORT
+        self.ifindex = 0
+        """Of the interface the session is bound to, 0: not bound, or not there."""
+        self.authenticator: Authenticator | None = None
+        self.sequence_slot: SequenceSlot | None = None
+        self.seals_each = False
+        """Every packet is sealed anew (meticulous)."""
+        self.path: Path | None = None
+        """None while there is no source address to send from."""
+        self.row: Row
+        self.packet: ControlPacket | None = None
+        """What is being sent periodically."""
+        self.group: Group | None = None
+        self.index = 0
+        self.joined_round = 0
+        self.sent = 0
+        self.known = b""
+        """The bytes that the fast path takes for this session, empty: none."""
+        self.placed_at = 0
+        self.limit = 0
+        """The detection time in nanoseconds; 0: none runs, -1: ask the machine."""
+        self.leaving = False
+        self.rejected: dict[Reject, int] = {}
+        self.send_errors = 0
+        self.last_send_errno = 0
+        self.last_change = Changed(State.DOWN, State.DOWN, Cause.STARTED)
+        self.last_change_at = 0
+        self.ups = 0
+        self.downs = 0
+
+    @property
+    def packets_out(self) -> int:
+        """Packets sent so far."""
+        group = self.group
+        return self.sent + (0 if group is None else group.rounds - self.joined_round)
+
+    def due_at(self) -> int:
+        """The end of the machine's time as it stands now, 0: none runs. For the wheel, which asks often."""
+        limit = self.limit
+        if limit > 0:
+            return self.machine.seen + limit  # type: ignore[operator]  # a limit is only there once a packet was
+        return 0 if limit == 0 else self.machine.deadline or 0
+
+    def refresh_limit(self) -> None:
+        """After each step of the machine: how long after the last packet it wants to be called."""
+        machine = self.machine
+        if machine.deadline is None:
+            self.limit = 0
+        else:
+            self.limit = -1 if machine.echo_interval_us else machine.detection
+
+    def route(self, path: Path | None) -> None:
+        """Sets where packets go; the row is made anew. The lane must be in no group."""
+        assert self.group is None
+        if self.path is not None:
+            self.row.free()
+        self.path = path
+        if path is not None:
+            self.row = self.rows.take(path)
+
+    def load(self, packet: ControlPacket) -> None:
+        """Makes `packet` what the row sends."""
+        self.packet = packet
+        if self.path is not None and not self.seals_each:
+            self.row.write(self.path.packet(self.seal(packet)))
+
+    def seal(self, packet: ControlPacket) -> bytes:
+        """The packet's bytes with authentication, if any."""
+        authenticator = self.authenticator
+        if authenticator is None:
+            return packet.encode()
+        sealed = authenticator.seal(packet)
+        if self.sequence_slot is not None:
+            self.sequence_slot.store(authenticator)
+        return sealed
+
+    def reseal(self) -> None:
+        """Meticulous: right before each sending, the packet with the next sequence number."""
+        if self.packet is not None and self.path is not None:
+            self.row.write(self.path.packet(self.seal(self.packet)))
