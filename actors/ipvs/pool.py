@@ -69,7 +69,9 @@ class Pool:
         """What the kernel should have for this virtual server."""
         return wanted_table(self._specs, self._wanted_destinations())
 
-    def _change(self, server: Server, *, alive: bool | None = None, weight: int | None = None) -> None:
+    def _change(
+        self, server: Server, *, alive: bool | None = None, weight: int | None = None, suspected: bool | None = None
+    ) -> None:
         """Books a change; the sums follow."""
         self._sum -= server.contribution()
         self._alive -= server.alive
@@ -77,6 +79,8 @@ class Pool:
             server.alive = alive
         if weight is not None:
             server.weight = weight
+        if suspected is not None:
+            server.suspected = suspected
         self._sum += server.contribution()
         self._alive += server.alive
 
@@ -86,10 +90,12 @@ class Pool:
 
     def _is_sorry(self, server: Server) -> bool:
         """Whether this server's place in the kernel is taken by the sorry server just now."""
+        return self.sorry_active and self._shares_place(server)
+
+    def _shares_place(self, server: Server) -> bool:
+        """Whether the sorry server is this very server (keepalived allows it)."""
         sorry = self.config.sorry_server
-        if sorry is None or not self.sorry_active:
-            return False
-        return (server.config.address, server.config.port) == (sorry.address, sorry.port)
+        return sorry is not None and (server.config.address, server.config.port) == (sorry.address, sorry.port)
 
     def _note_placement(self, server: Server) -> None:
         weight = server.placement(sorry_active=self.sorry_active)
@@ -106,6 +112,9 @@ class Pool:
                 return []
             server.in_pool = False
             server.kernel_weight = 0
+            sorry = self.config.sorry_server
+            if sorry is not None and sorry.inhibit and self._shares_place(server):
+                return [Put("", destination_spec(sorry, 0))]
             return [Drop(server.name, destination_spec(server.config, 0))]
         if server.in_pool and server.kernel_weight == weight:
             return []
@@ -188,11 +197,6 @@ class Pool:
         )
         actions.append(self._service_event(old, reason, announce=True, starting=starting, cause=cause, follows=True))
         return actions
-
-    def _suspect(self, server: Server, suspected: bool) -> None:
-        self._sum -= server.contribution()
-        server.suspected = suspected
-        self._sum += server.contribution()
 
     # -- events -----------------------------------------------------------------------------------------------------
 

@@ -127,8 +127,8 @@ class Server:
 
     @property
     def counts(self) -> bool:
-        """Whether it serves, as far as the checks are believed."""
-        return self.alive or self.suspected
+        """Whether it serves, as far as the checks are believed; one that leaves does so until it has drained."""
+        return self.alive or self.suspected or self.leaving
 
     def contribution(self) -> int:
         """What it adds to the weight that the quorum is compared with. A draining server takes nothing new."""

@@ -149,6 +149,8 @@ class ServiceMachine(Pool):
         self._recount()
         for server in self.servers.values():
             self._note_placement(server)
+        quorum = self._update_quorum(starting=True, settled=True)
+        actions.extend(action for action in quorum if isinstance(action, Log))
         actions.append(Settle())
         actions.extend(events)
         for server, old_up in changed:
@@ -157,10 +159,8 @@ class ServiceMachine(Pool):
             else:
                 announce = server.alive != old_up
             actions.append(self._server_event(server, old_up, reason, announce=announce))
-        quorum = self._update_quorum(starting=True)
-        if not quorum:
-            quorum = [self._service_event(self.quorum_up, reason)]
-        actions.extend(quorum)
+        told = [action for action in quorum if isinstance(action, Publish)]
+        actions.extend(told or [self._service_event(self.quorum_up, reason)])
         return actions
 
     def _adopt(self, server: Server, config: RealServer) -> list[Action]:
@@ -185,15 +185,12 @@ class ServiceMachine(Pool):
         inhibited = "(inhibited) " if server.config.inhibit_on_failure and not server.alive else ""
         verb = "Draining" if drains else "Removing"
         actions: list[Action] = [Log(f"{verb} {inhibited}service {server.name} from VS {self.config.name}")]
-        self._change(server, alive=False)
+        self._change(server, alive=False, suspected=False)
         if drains:
             server.leaving = True
-            server.suspected = True
             server.drain = Drain(later(now, seconds(self._options.drain_timeout_s)), True)
             self._count_at = self._count_at or later(now, COUNT_EVERY)
-            self._recount()
         else:
-            server.suspected = False
             server.in_pool = False
             self.servers.pop(server.name)
         actions.append(self._server_event(server, was_alive, reason, announce=was_alive, final=True))
@@ -236,8 +233,7 @@ class ServiceMachine(Pool):
             if was_alive or server.in_pool:
                 inhibited = "(inhibited) " if server.config.inhibit_on_failure and not was_alive else ""
                 yield Log(f"{verb} {inhibited}service {server.name} from VS {self.config.name}")
-            server.suspected = False
-            self._change(server, alive=False)
+            self._change(server, alive=False, suspected=False)
             server.in_pool = False
             if was_alive and announce:
                 yield self._server_event(server, was_alive, reason, announce=True, final=True)
@@ -283,8 +279,7 @@ class ServiceMachine(Pool):
         word, side = ("Enabling", "of") if server.config.inhibit_on_failure else ("Adding", "to")
         actions: list[Action] = [Log(f"{word} service {server.name} {side} VS {self.config.name}")]
         was_suspected = server.suspected
-        server.suspected = False
-        self._change(server, alive=True)
+        self._change(server, alive=True, suspected=False)
         server.died_at = None
         actions.extend(self._place(server))
         actions.append(self._server_event(server, False, reason, announce=True, cause=cause))
@@ -347,7 +342,7 @@ class ServiceMachine(Pool):
         actions: list[Action] = []
         for other in at_once:
             if not other.suspected:
-                self._suspect(other, True)
+                self._change(other, suspected=True)
                 if other is not server:
                     actions.extend(self._place(other))
         if not self.panic:
@@ -367,7 +362,7 @@ class ServiceMachine(Pool):
         self.panic = False
         actions: list[Action] = [Log(f"The checks of VS {self.config.name} are believed again")]
         for server in suspected:
-            self._suspect(server, False)
+            self._change(server, suspected=False)
             server.died_at = now
             actions.extend(self._place(server))
         reason = self._reason(ReasonKind.CHECK_OK, failed=len(suspected))
