@@ -320,7 +320,7 @@ class VrrpMachine:
     def _initial_wait(self) -> Duration:
         if self.instance.priority == OWNER:
             return Duration(_AT_ONCE)
-        if self.instance.wants_master:
+        if self.instance.wants_master and self.options.quick_start:
             return first_wait(self.instance.version, self._interval)
         return self._down
 
