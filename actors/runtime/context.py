@@ -17,6 +17,7 @@ import msgspec
 from holdfast.bus.base import Bus
 from holdfast.bus.envelope import Envelope
 from holdfast.config.settings import Settings
+from holdfast.kernel.instant import Instant
 
 if TYPE_CHECKING:
     from holdfast.kernel.timers import DeadlineHeap
@@ -67,6 +68,8 @@ class CellContext:
         self.timers = timers
         self.settings = settings
         self.restored: list[Envelope] = restored or []
+        self.died_at: Instant | None = None
+        """When the former life of this cell ended, on the monotonic clock, as its supervisor saw it; None: unknown."""
         self._stop_hooks: list[StopHook] = []
         self._dump_hooks: list[TextHook] = []
         self._statistics_hooks: list[TextHook] = []
@@ -104,6 +107,11 @@ class CellContext:
         apply = self._apply.get(room)
         if apply is not None:
             apply(Generation(number, dict(slices), changed, removed, before is None))
+
+    def slices_of(self, room: str) -> dict[str, bytes]:
+        """What the room has now, {} when it has nothing."""
+        current = self._current.get(room)
+        return {} if current is None else current.slices
 
     async def run_stop_hooks(self) -> None:
         """Runs the stop hooks in reverse order; one that fails is logged and the others run."""

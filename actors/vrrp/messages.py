@@ -119,7 +119,7 @@ class Describe(Command, frozen=True, kw_only=True, tag="vrrp.describe"):
 
 
 class Contribution(msgspec.Struct, frozen=True, kw_only=True):
-    """One tracked thing as it counts now. value: what it adds to the priority; fault: it keeps the instance in FAULT."""
+    """One tracked thing as it counts now. value: what it adds to the priority; fault: it keeps it in FAULT."""
 
     subject: str
     value: int = 0

@@ -1,0 +1,412 @@
+"""The VRRP room of a cell: which instances exist, what they are told about links, addresses and trackers.
+
+It owns the actors, hands them facts and keeps no protocol state of its own. One per cell, made by `actor.start`.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Sequence
+
+import msgspec
+
+from holdfast.actors.bfd.messages import BfdStateChanged
+from holdfast.actors.runtime.context import CellContext, Generation
+from holdfast.actors.runtime.linux import kernel_of
+from holdfast.actors.runtime.machine import Duration, Instant, S
+from holdfast.actors.vrrp import actions as act
+from holdfast.actors.vrrp.actor import VrrpActor
+from holdfast.actors.vrrp.config import VrrpInstance, VrrpRoom
+from holdfast.actors.vrrp.describe import describe, dump_text, statistics_text
+from holdfast.actors.vrrp.engine import Engine
+from holdfast.actors.vrrp.facts import (
+    Fact,
+    Holding,
+    HoldingLost,
+    LeaseLost,
+    OperatorRelease,
+    OperatorResume,
+    Start,
+    TrackerKind,
+    TrackerReported,
+)
+from holdfast.actors.vrrp.groups import Groups
+from holdfast.actors.vrrp.messages import Describe, Description, Done, Release, Resume, VrrpState
+from holdfast.actors.vrrp.options import LeaseMode, MachineOptions, MissingPolicy
+from holdfast.actors.vrrp.restore import restored_facts
+from holdfast.actors.vrrp.statics import Statics
+from holdfast.actors.vrrp.takeover import subject_of_address, subject_of_route, subject_of_rule
+from holdfast.actors.watch.messages import FileValue, LinkState, ProcessQuorum, ScriptResult
+from holdfast.bus.base import Caller
+from holdfast.bus.envelope import Envelope
+from holdfast.bus.messages import Command, Event, EventId, Evidence, Failed, Reply
+from holdfast.kernel import process
+from holdfast.kernel.faces import Kernel
+from holdfast.kernel.records import (
+    AddressChanged,
+    AddressRecord,
+    Change,
+    LinkChanged,
+    RouteChanged,
+    RuleChanged,
+    route_key,
+)
+from holdfast.kernel.who import program_of_port
+
+log = logging.getLogger("holdfast.vrrp")
+
+REMEMBER_EVERY = Duration(10 * S)
+
+Key = tuple[object, ...]
+
+
+def identity(instance: VrrpInstance) -> Key:
+    """What a reload matches instances by (not by name): VRID, family, interface, mode, and what they listen to."""
+    listens = instance.source if instance.unicast else instance.mcast_group
+    return (instance.vrid, instance.family, instance.interface, instance.unicast, listens)
+
+
+class Room:
+    """See the file's first lines."""
+
+    def __init__(self, ctx: CellContext, kernel: Kernel | None = None, engine: Engine | None = None) -> None:
+        """kernel, engine: of a test; None: the cell's own."""
+        self.ctx = ctx
+        self.node = ctx.node
+        self.kernel = kernel if kernel is not None else kernel_of(ctx)
+        self.engine = engine if engine is not None else Engine(self.kernel, ctx.loop.call_soon)
+        self.config = VrrpRoom()
+        self.actors: dict[str, VrrpActor] = {}
+        self.groups = Groups(self)
+        self.statics = Statics(self.kernel, self.engine)
+        self._trackers: dict[tuple[TrackerKind, str], TrackerReported] = {}
+        self._links: dict[str, LinkState] = {}
+        self._owners: dict[str, list[VrrpActor]] = {}
+        self._stopping = False
+        self._started_at = self.kernel.timers.now()
+        bus = ctx.bus
+        for prefix in ("script/", "file/", "process/", "bfd/"):
+            bus.subscribe(prefix, self._tracker)
+        bus.subscribe("link/", self._link)
+        bus.serve("vrrp", self._command)
+        links = self.kernel.links
+        links.on_link(self._kernel_link)
+        links.on_address(self._address)
+        links.on_route(self._route)
+        links.on_rule(self._rule)
+        links.on_resync(self._resynced)
+        self.engine.watch_stalls(self._stalled)
+        if kernel is None:
+            self._remember(self._started_at)
+        ctx.on_stop(self._stop)
+        ctx.on_statistics(lambda: "".join(statistics_text(actor) for actor in self.actors.values()))
+        ctx.on_dump(lambda: "".join(dump_text(actor) for actor in self.actors.values()))
+        ctx.slices("vrrp", self._apply)
+
+    # ------------------------------------------------------------ configuration
+
+    def _apply(self, generation: Generation) -> None:
+        data = generation.slices.get("room")
+        config = msgspec.msgpack.decode(data, type=VrrpRoom) if data is not None else VrrpRoom()
+        before, self.config = self.config, config
+        self.engine.log_unknown_vrids = config.log_unknown_vrids
+        self.engine.pacer.configure(config.garp_interval_us, config.gna_interval_us, config.garp_groups)
+        standing = {identity(actor.instance): actor for actor in self.actors.values()}
+        wanted = {identity(instance): instance for instance in config.instances}
+        for key, actor in standing.items():
+            if key not in wanted:
+                self._remove(actor)
+        renamed = {
+            instance.name: standing[key].instance.name
+            for key, instance in wanted.items()
+            if key in standing and standing[key].instance.name != instance.name
+        }
+        self.groups.configure(config.groups, config.instances, renamed)
+        self.statics.apply(before, config)
+        fresh: list[VrrpActor] = []
+        names: dict[str, VrrpActor] = {}
+        for key, instance in wanted.items():
+            kept = standing.get(key)
+            options = self._options(instance, initial=generation.initial)
+            if kept is None:
+                actor = self._create(instance, options)
+                fresh.append(actor)
+                names[instance.name] = actor
+                continue
+            names[instance.name] = kept
+            if kept.instance != instance or kept.machine.options != options:
+                kept.reconfigure(instance, options, ())
+                self._tell_all(kept)
+        self.actors = names
+        self._owners = {}
+        for actor in names.values():
+            for spec in actor.takeover.addresses:
+                self._owners.setdefault(spec.address, []).append(actor)
+        self._begin(fresh, restored=generation.initial)
+
+    def _begin(self, fresh: list[VrrpActor], *, restored: bool) -> None:
+        """Everything known is told to new instances, then they start, all at the same instant."""
+        facts: dict[str, Fact] = restored_facts(self, fresh) if restored and self.ctx.restored else {}
+        for actor in fresh:
+            actor.open_line()
+            actor.look_for_source()
+            self._tell_all(actor)
+        now = self.kernel.timers.now()
+        for actor in fresh:
+            actor.take(facts.get(actor.instance.name) or Start(), now)
+            actor.takeover.prepare(actor.machine.lease_s)
+        self.engine.flush()
+
+    def _create(self, instance: VrrpInstance, options: MachineOptions) -> VrrpActor:
+        made: list[VrrpActor] = []
+        VrrpActor.start(self, instance, options, made.append)
+        return made[0]
+
+    def find(self, name: str) -> VrrpActor | None:
+        """The actor of an instance, by its present name."""
+        return self.actors.get(name)
+
+    def died_at(self) -> Instant | None:
+        """When the former life of this cell ended, as far as anyone knows."""
+        return self.ctx.died_at
+
+    def _remove(self, actor: VrrpActor) -> None:
+        actor.end(deleted=True)
+        self.forget(actor.instance.name)
+        actor.actor_ref.stop(block=False)
+
+    def _options(self, instance: VrrpInstance, *, initial: bool) -> MachineOptions:
+        settings = self.ctx.settings
+        lease = settings.vip_lease
+        group = self.groups.of(instance.name)
+        elapsed_us = (self.kernel.timers.now() - self._started_at) // 1000
+        return MachineOptions(
+            node=self.node,
+            group=group.config.name if group else None,
+            group_owner=self.groups.all_owners(group) if group else False,
+            startup_delay_us=max(0, self.config.startup_delay_us - elapsed_us) if initial else 0,
+            lease=LeaseMode.FIXED if isinstance(lease, int) else LeaseMode(lease),
+            lease_s=lease if isinstance(lease, int) else 0,
+            missing=MissingPolicy.RESIGN if settings.address_repair == "keepalived" else MissingPolicy.RESTORE,
+            extra_interfaces=self.statics.interfaces_for(instance.name),
+            group_tracks=group.config.tracks if group else MachineOptions().group_tracks,
+            weights_neutral=bool(group and not group.config.tracking_weight),
+        )
+
+    # ------------------------------------------------------------ facts for the instances
+
+    def _tell_all(self, actor: VrrpActor) -> None:
+        """Links and trackers as they are now."""
+        for name in actor.machine.interfaces:
+            self._tell_link(actor, name)
+        for fact in self._trackers.values():
+            actor.take(fact)
+
+    def _tell_link(self, actor: VrrpActor, name: str, causes: tuple[EventId, ...] = ()) -> None:
+        state = self._links.get(name)
+        if state is not None:
+            actor.link_changed(name, up=state.up, exists=state.exists, causes=causes)
+            return
+        link = self.kernel.links.by_name(name)
+        actor.link_changed(name, up=link is not None and link.up, exists=link is not None, causes=causes)
+
+    def _link(self, envelope: Envelope) -> None:
+        event = envelope.event
+        if not isinstance(event, LinkState):
+            return
+        before = self._links.get(event.interface)
+        self._links[event.interface] = event
+        replaced = before is not None and before.ifindex not in (0, event.ifindex)
+        for actor in list(self.actors.values()):
+            if event.interface == actor.instance.interface and (replaced or not event.exists):
+                actor.close_line()  # the socket is bound to a device that is gone
+            if event.interface in actor.machine.interfaces:
+                self._tell_link(actor, event.interface, (envelope.id,))
+        self.statics.link_changed(event.interface, up=event.up)
+
+    def _kernel_link(self, change: LinkChanged) -> None:
+        """Links that the watch room has not spoken of (it is not there yet, or in another cell that died)."""
+        for link in {each.name for each in (change.old, change.new) if each is not None}:
+            if link in self._links:
+                continue
+            for actor in list(self.actors.values()):
+                if link in actor.machine.interfaces:
+                    self._tell_link(actor, link)
+
+    def _tracker(self, envelope: Envelope) -> None:
+        fact = tracker_fact(envelope)
+        if fact is None:
+            return
+        self._trackers[(fact.kind, fact.name)] = fact
+        for actor in list(self.actors.values()):
+            actor.take(fact)
+
+    def _address(self, change: AddressChanged) -> None:
+        if change.port == self.kernel.requests.port:
+            return
+        record = change.address
+        owners = self._owners.get(record.address)
+        if owners is None:
+            if change.change is not Change.REFRESHED:
+                self._own_address_changed(record)
+            return
+        if change.change is not Change.REMOVED:
+            return
+        link = self.kernel.links.by_index(record.ifindex)
+        for actor in owners:
+            spec = actor.takeover.owns(record)
+            if spec is None or actor.machine.state is not VrrpState.MASTER or link is None or not link.up:
+                continue
+            subject = subject_of_address(spec, actor.instance.interface)
+            if change.port == 0 and actor.machine.lease_s is not None:
+                actor.take(LeaseLost((subject,)))
+            else:
+                actor.take(HoldingLost(Holding.ADDRESS, subject, program_of_port(change.port)))
+        self.statics.address_removed(record)
+
+    def _own_address_changed(self, record: AddressRecord) -> None:
+        link = self.kernel.links.by_index(record.ifindex)
+        for actor in list(self.actors.values()):
+            source = actor.instance.source
+            if source == record.address or (
+                source is None and link is not None and actor.instance.interface == link.name
+            ):
+                actor.look_for_source()
+        self.statics.address_removed(record)
+
+    def _route(self, change: RouteChanged) -> None:
+        if change.change is not Change.REMOVED or change.port == self.kernel.requests.port:
+            return
+        self.statics.route_removed(change.route)
+        for actor in self._masters():
+            for route in actor.instance.routes:
+                if route.track and route_key(route) == change.route.key:
+                    by = program_of_port(change.port)
+                    actor.take(HoldingLost(Holding.ROUTE, subject_of_route(route), by))
+
+    def _rule(self, change: RuleChanged) -> None:
+        if change.change is not Change.REMOVED or change.port == self.kernel.requests.port:
+            return
+        self.statics.rule_removed(change.rule)
+        for actor in self._masters():
+            for rule in actor.instance.rules:
+                if (
+                    rule.track
+                    and rule.preference == change.rule.spec.preference
+                    and rule.family == change.rule.spec.family
+                ):
+                    by = program_of_port(change.port)
+                    actor.take(HoldingLost(Holding.RULE, subject_of_rule(rule), by))
+
+    def _resynced(self) -> None:
+        """After a netlink overrun: what a MASTER misses now is put back."""
+        for actor in self._masters():
+            for subject in actor.takeover.missing():
+                actor.take(HoldingLost(Holding.ADDRESS, subject))
+
+    def _masters(self) -> Iterable[VrrpActor]:
+        return [actor for actor in self.actors.values() if actor.machine.state is VrrpState.MASTER]
+
+    def _remember(self, now: Instant) -> None:
+        """Keeps a reading of what is short on this host, so that a stall can be explained by the difference."""
+        process.remember()
+        self.kernel.timers.set(self, Instant(now + REMEMBER_EVERY), self._remember)
+
+    def _stalled(self, duration: Duration, unseen: Duration) -> None:
+        evidence: Evidence = dict(process.stall_evidence().items())
+        log.warning("this process was not scheduled for %.3f s %s", duration / 1e9, evidence or "")
+        for actor in list(self.actors.values()):
+            actor.stalled(duration, unseen, evidence)
+
+    # ------------------------------------------------------------ what instances ask of the room
+
+    def publish(self, subject: str, aspect: str, event: Event, causes: Sequence[EventId], retain: bool) -> EventId:
+        """To the bus."""
+        return self.ctx.bus.publish(subject, aspect, event, causes=causes, retain=retain)
+
+    def forget(self, name: str) -> None:
+        """Nothing is retained of an instance any more."""
+        for aspect in ("state", "priority", "master"):
+            self.ctx.bus.forget(f"vrrp/{name}", aspect)
+
+    def wish(self, actor: VrrpActor, told: act.TellGroup, now: Instant) -> None:
+        """To the sync group of the instance."""
+        self.groups.wish(actor, told, now)
+
+    def source_of(self, instance: VrrpInstance) -> tuple[str | None, bool]:
+        """The configured source and whether it is on the host, else the interface's primary address (IPv6: its
+        link-local one) that is not virtual."""
+        links = self.kernel.links
+        link = links.by_name(instance.interface) if instance.interface else None
+        if instance.source is not None:
+            everywhere = [link] if link is not None else list(links.all())
+            present = any(links.has_address(each.index, instance.source) for each in everywhere)
+            return instance.source, present
+        if link is None:
+            return None, False
+        virtual = {
+            spec.address for other in self.config.instances for spec in other.addresses + other.excluded_addresses
+        }
+        for record in links.addresses(link.index, instance.family):
+            if record.address in virtual or record.secondary or record.tentative:
+                continue
+            if instance.family == 6 and not record.address.startswith("fe80:"):
+                continue
+            return record.address, True
+        return None, False
+
+    # ------------------------------------------------------------ commands and the end
+
+    def _command(self, command: Command, caller: Caller) -> Reply:
+        if isinstance(command, Describe):
+            names = [command.instance] if command.instance else list(self.actors)
+            return Description(instances=tuple(describe(self.actors[name]) for name in names if name in self.actors))
+        if not isinstance(command, Release | Resume):
+            return Failed(code="unknown-command", message="the VRRP room knows release, resume and describe")
+        actor = self.actors.get(command.instance)
+        if actor is None:
+            known = ", ".join(sorted(self.actors)) or "none"
+            return Failed(code="unknown-instance", message=f"no vrrp_instance {command.instance!r}; there are: {known}")
+        fact: Fact
+        if isinstance(command, Release):
+            fact, message = (
+                OperatorRelease(command.why or f"by {caller.cell} on {caller.node}"),
+                "released: stays BACKUP until resume",
+            )
+        else:
+            fact, message = OperatorResume(), "resumed: takes part in elections again"
+        for member in self.groups.members_with(actor):
+            member.take(fact)
+        self.engine.flush()
+        return Done(message=f"{actor.instance.name} {message} (now {actor.machine.state})")
+
+    def _stop(self) -> None:
+        """Priority 0, addresses gone, STOP told: instances first, then groups."""
+        self._stopping = True
+        for actor in self.actors.values():
+            actor.end(keep=self.config.dont_release)
+        self.groups.stop()
+        self.engine.flush()
+        self.statics.remove_all()
+        self.engine.close()
+
+
+def tracker_fact(envelope: Envelope) -> TrackerReported | None:
+    """What a watch or BFD event says about a tracker; None when it says nothing."""
+    event = envelope.event
+    causes = (envelope.id,)
+    match event:
+        case ScriptResult():
+            evidence = {**event.reason.evidence}
+            return TrackerReported(
+                TrackerKind.SCRIPT, event.script, event.ok, timed_out=event.timed_out, evidence=evidence, causes=causes
+            )
+        case FileValue():
+            return TrackerReported(TrackerKind.FILE, event.file, True, value=event.value, causes=causes)
+        case ProcessQuorum():
+            evidence = {**event.reason.evidence}
+            return TrackerReported(TrackerKind.PROCESS, event.process, event.achieved, evidence=evidence, causes=causes)
+        case BfdStateChanged():
+            evidence = {**event.reason.evidence}
+            return TrackerReported(TrackerKind.BFD, event.session, event.tracker_up, evidence=evidence, causes=causes)
+    return None
