@@ -73,15 +73,32 @@ class CellSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     checkers: int = 0
 
 
+class IpvsSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """[ipvs]: what the director does beyond keepalived.
+
+    reconcile: what becomes of changes that others make to our services in the kernel: `repair`, `report` or `off`.
+    reconcile_every_s: how often the kernel is compared. drain_s: how long a real server that a reload removes may finish
+    its connections (0: it goes at once). drain_command_s: the same for `holdfast drain` without a time of its own.
+    panic_window_s: failures within this time of each other are `at once` for panic_threshold.
+    """
+
+    reconcile: Literal["repair", "report", "off"] = "repair"
+    reconcile_every_s: float = 10.0
+    drain_s: float = 0.0
+    drain_command_s: float = 300.0
+    panic_window_s: float = 10.0
+
+
 class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """All of holdfast.toml.
 
     node: unique in the cluster; empty in the file means the host's name. placement: room -> cell, over the default
-    table. panic_threshold: share (0..1) of a pool that must stay healthy; below it all servers are used, 0: off.
+    table. panic_threshold: when more than this share (0..1) of a pool fails at once, the pool is kept; 0: off.
     vip_lease: seconds, "auto" or "off". bfd: the extra options of the BFD room, read by that room.
     """
 
     node: str = ""
+    ipvs: IpvsSettings = IpvsSettings()
     placement: dict[str, str] = {}
     cells: CellSettings = CellSettings()
     journal: JournalSettings = JournalSettings()
@@ -145,6 +162,7 @@ _TABLES: dict[str, type[msgspec.Struct]] = {
     "gateway": GatewaySettings,
     "peers": PeerSettings,
     "web": WebSettings,
+    "ipvs": IpvsSettings,
 }
 
 
@@ -203,6 +221,9 @@ def _check(settings: Settings) -> list[str]:
         host, _, port = endpoint.rpartition(":")
         if not port.isdecimal() or not 0 < int(port) < 65536 or not _is_address(host):
             messages.append(f"listen: {endpoint!r} is not ADDRESS:PORT")
+    ipvs = settings.ipvs
+    if ipvs.reconcile_every_s <= 0 or min(ipvs.drain_s, ipvs.drain_command_s, ipvs.panic_window_s) < 0:
+        messages.append("ipvs: reconcile_every_s is above 0, the other times from 0")
     names = [peer.name for peer in settings.peers]
     for name in sorted({each for each in names if names.count(each) > 1}):
         messages.append(f"peers: {name!r} is there twice")

@@ -148,7 +148,10 @@ class SyncDaemon(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class IpvsGlobals(msgspec.Struct, frozen=True, kw_only=True):
-    """What concerns all virtual servers. flush_on_stop: none, all (everything in IPVS) or vs (ours, by service)."""
+    """What concerns all virtual servers. flush_on_stop: none, all (everything in IPVS) or vs (ours, by service).
+
+    dont_release: a stop leaves the table as it is (command line -I).
+    """
 
     timeouts: LvsTimeouts = LvsTimeouts()
     flush: bool = False
@@ -156,6 +159,7 @@ class IpvsGlobals(msgspec.Struct, frozen=True, kw_only=True):
     sync_daemon: SyncDaemon | None = None
     net_namespace: str | None = None
     rs_init_notifies: bool = False
+    dont_release: bool = False
     nftables_table: str | None = None
     nftables_priority: int = -1
     nftables_start_fwmark: int = 1000

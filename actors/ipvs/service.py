@@ -47,13 +47,14 @@ RETRY_AFTER = seconds(2.0)
 class ServiceMachine(Pool):
     """One virtual server. Not shared between threads."""
 
-    __slots__ = ("_count_at", "_retry_at", "restored")
+    __slots__ = ("_count_at", "_retry_at", "_settle_again", "restored")
 
     def __init__(self, config: VirtualServer, options: Options, former: Former | None = None) -> None:
         super().__init__(config, options)
         self.restored = former is not None
         self._count_at: Instant | None = None
         self._retry_at: Instant | None = None
+        self._settle_again = False
         if former is not None:
             self.quorum_up = former.quorum_up
             self.sorry_active = former.sorry_active and config.sorry_server is not None
@@ -433,6 +434,9 @@ class ServiceMachine(Pool):
                 )
         if self._retry_at is not None and now >= self._retry_at:
             self._retry_at = None
+            if self._settle_again:
+                self._settle_again = False
+                actions.append(Settle())
             for server in list(self.servers.values()):
                 if server.refused:
                     server.refused = False
@@ -445,8 +449,10 @@ class ServiceMachine(Pool):
 
     def _refused(self, fact: OrderRefused, now: Instant) -> list[Action]:
         actions: list[Action] = [Log(fact.text, "error")]
+        self._retry_at = self._retry_at or later(now, RETRY_AFTER)
         server = self.servers.get(fact.server)
         if server is None:
+            self._settle_again = True
             return actions
         # As keepalived: what the kernel does not take is not booked, and is tried again.
         was_alive = server.alive
@@ -454,7 +460,6 @@ class ServiceMachine(Pool):
         server.refused = True
         server.in_pool = False
         server.kernel_weight = 0
-        self._retry_at = self._retry_at or later(now, RETRY_AFTER)
         reason = self._reason(ReasonKind.CHECK_FAILED, errno=fact.errno, text=fact.text)
         actions.append(self._server_event(server, was_alive, reason))
         actions.extend(self._update_quorum())
