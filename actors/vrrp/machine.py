@@ -4,7 +4,7 @@
       |                                    |   |  ----silence-------->  |
       +---fault--> FAULT <-----fault-------+   +-----------fault--------+--> FAULT;  any --Stop--> STOP
 
-Facts are in `facts.py`, actions in `actions.py`; faults and weights are weighed in `tracking.py`, the instants of
+Facts are in `facts.py`, actions in `actions.py`; faults and weights are weighed in `trackers.py`, the instants of
 announcements in `announcements.py`, what is put back in `holdings.py`. A takeover sends its advert first, then takes
 the addresses, announces them, and is told last; leaving lets everything go before it is told.
 
@@ -71,7 +71,7 @@ from holdfast.actors.vrrp.timing import (
     skew_time,
     takeover_limit,
 )
-from holdfast.actors.vrrp.tracking import Causes, Tracking, TrackingFact
+from holdfast.actors.vrrp.trackers import Causes, Tracking, TrackingFact
 from holdfast.bus.messages import Reason, ReasonKind
 
 NOTHING: list[Action] = []

@@ -1,6 +1,6 @@
 """How trackers move a priority: contributions with names, a sum without limits, a result within 1 to 254.
 
-The rules are keepalived's (keepalived.conf(5), track_script and the others). Counterpart: `tracking.py`.
+The rules are keepalived's (keepalived.conf(5), track_script and the others). Counterpart: `trackers.py`.
 """
 
 from __future__ import annotations
