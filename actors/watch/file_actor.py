@@ -105,7 +105,12 @@ class FileActor(LoopActor):
         self._look()
 
     def _changed(self) -> None:
+        assert self._machine is not None
         self._look()
+        if self._machine.last is not None and not self._machine.last.readable:
+            # Perhaps its directory went, and the watch with it. Between the two the file may have come back.
+            self._follow()
+            self._look()
 
     def _look(self) -> bool:
         assert self._machine is not None and self._file is not None
