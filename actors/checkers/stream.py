@@ -38,7 +38,7 @@ class StreamProbe(SocketProbe):
         """context: TLS is spoken. server_name: for SNI. quiet_shutdown: no close_notify at the end."""
         super().__init__(poller, connection, done)
         self._context = context
-        self._name = server_name
+        self._name = server_name if server_name is not None and can_be_sni(server_name) else None
         self._quiet = quiet_shutdown
         self._tls: ssl.SSLSocket | None = None
         self._connected = False
@@ -116,13 +116,9 @@ class StreamProbe(SocketProbe):
         if self._tls is None:
             assert self._sock is not None
             assert self._context is not None
-            sock = self._sock
-            try:
-                self._tls = self._context.wrap_socket(sock, do_handshake_on_connect=False, server_hostname=self._name)
-            except ValueError:
-                # A name that cannot be sent as SNI (keepalived's SSL library leaves it out as well).
-                self._tls = self._context.wrap_socket(sock, do_handshake_on_connect=False)
-            self._sock = self._tls
+            self._sock = self._tls = self._context.wrap_socket(
+                self._sock, do_handshake_on_connect=False, server_hostname=self._name
+            )
         try:
             self._tls.do_handshake()
         except (ssl.SSLWantReadError, ssl.SSLWantWriteError):
@@ -170,6 +166,15 @@ class StreamProbe(SocketProbe):
             self.finish(failed(f"{endpoint(self.connection)}: TLS failed: {_tls_words(error)}"))
         else:
             self.finish(failure(error.errno or 0, self.connection))
+
+
+def can_be_sni(name: str) -> bool:
+    """Whether TLS can carry the name; one it cannot is left out rather than failing the check."""
+    try:
+        name.encode("idna")
+    except UnicodeError:
+        return False
+    return bool(name) and not name.startswith(".") and "\0" not in name
 
 
 def _tls_words(error: ssl.SSLError) -> str:
