@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -51,6 +52,8 @@ class HubSubscription:
         """Calls the handler; what it raises is logged and counted and ends here."""
         if self.closed:
             return
+        if not envelope.wall_ns:  # made by a view, which has no clock
+            envelope = msgspec.structs.replace(envelope, wall_ns=time.time_ns(), mono_ns=time.monotonic_ns())
         try:
             self._handler(envelope)
         except Exception:

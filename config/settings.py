@@ -69,7 +69,7 @@ class CellSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     hung_after_s: float = 5.0
     backoff_first_s: float = 0.05
     backoff_last_s: float = 10.0
-    stable_after_s: float = 30.0
+    stable_after_s: float = 1.0
     checkers: int = 0
 
 
@@ -77,8 +77,8 @@ class IpvsSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     """[ipvs]: what the director does beyond keepalived.
 
     reconcile: what becomes of changes that others make to our services in the kernel: `repair`, `report` or `off`.
-    reconcile_every_s: how often the kernel is compared. drain_s: how long a real server that a reload removes may finish
-    its connections (0: it goes at once). drain_command_s: the same for `holdfast drain` without a time of its own.
+    reconcile_every_s: how often the kernel is compared. drain_s: how long a real server that a reload removes may
+    finish its connections (0: it goes at once). drain_command_s: the same for `holdfast drain` without a time of its own.
     panic_window_s: failures within this time of each other are `at once` for panic_threshold.
     """
 

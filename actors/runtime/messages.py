@@ -1,0 +1,118 @@
+"""What the runtime tells the world: cells, configuration; and the commands of the supervisor."""
+
+from __future__ import annotations
+
+import enum
+
+import msgspec
+
+from holdfast.bus.messages import Command, Event, Reason, Reply
+
+
+class CellStatus(enum.StrEnum):
+    """The life of a cell."""
+
+    STARTING = "starting"
+    RUNNING = "running"
+    DEAD = "dead"
+    STOPPED = "stopped"
+
+
+class CellStateChanged(Event, frozen=True, kw_only=True, tag="cell.state"):
+    """A cell started, runs, died or was stopped. From the supervisor, retained on `NODE/cell/NAME/state`.
+
+    restarts: how often it was put back. exit_code or signal: how it ended. start_ms: from its predecessor's death (or
+    the wish to start it) until it ran.
+    """
+
+    cell: str
+    status: CellStatus
+    rooms: tuple[str, ...]
+    pid: int
+    restarts: int
+    reason: Reason
+    exit_code: int | None = None
+    signal: int | None = None
+    start_ms: float | None = None
+
+
+class ConfigSlice(Event, frozen=True, kw_only=True, tag="config.slice"):
+    """One slice of the configuration for one room of one cell, retained on `NODE/slice/CELL,ROOM,NAME/data`.
+
+    data: msgpack of the room's own Struct. It holds passwords: nobody but the cell is meant to read it.
+    """
+
+    cell: str
+    room: str
+    name: str
+    number: int
+    data: bytes
+
+
+class ConfigGeneration(Event, frozen=True, kw_only=True, tag="config.generation"):
+    """All slices of a cell have been told, retained on `NODE/slice/CELL/generation`.
+
+    rooms: for each room the names of its slices and the digests of their data.
+    """
+
+    cell: str
+    number: int
+    rooms: dict[str, dict[str, str]]
+
+
+class ConfigState(Event, frozen=True, kw_only=True, tag="config.state"):
+    """What became of the last attempt to load the configuration, retained on `NODE/config/current/state`.
+
+    ok: False: it was refused, and generation `number` goes on. messages: what the reader said, for people.
+    wall_ns: when. cells: how many run it.
+    """
+
+    ok: bool
+    number: int
+    messages: tuple[str, ...]
+    source: str
+    wall_ns: int
+    cells: int
+    reason: Reason
+
+
+class Reload(Command, frozen=True, kw_only=True, tag="supervisor.reload"):
+    """Read the configuration anew. Subject `supervisor`."""
+
+
+class Reloaded(Reply, frozen=True, kw_only=True, tag="supervisor.reload.reply"):
+    """ok: the new configuration is in force in all cells. changed: how many slices are new, different or gone."""
+
+    ok: bool
+    number: int
+    messages: tuple[str, ...]
+    exit_code: int
+    changed: int
+
+
+class RestartCell(Command, frozen=True, kw_only=True, tag="supervisor.restart-cell"):
+    """End one cell and put it back, as after a crash. Subject `supervisor`."""
+
+    cell: str
+
+
+class CellRestarted(Reply, frozen=True, kw_only=True, tag="supervisor.restart-cell.reply"):
+    """The old process was told to go."""
+
+    cell: str
+    pid: int
+
+
+class Orders(msgspec.Struct, frozen=True):
+    """Supervisor to cell over their socket pair, and back. Not on the bus.
+
+    op: to the cell `stop`, `dump`, `statistics`; from it `ready`, `beat`, `applied`, `done`. removed: its things are
+    gone with it. grace_ms: how long to listen to others' last words first.
+    """
+
+    op: str
+    removed: bool = False
+    grace_ms: int = 0
+    path: str = ""
+    number: int = 0
+    text: str = ""

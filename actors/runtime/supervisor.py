@@ -1,0 +1,574 @@
+"""The core of `holdfast run`: reads the configuration, forks the cells, puts back those that die or hang.
+
+The supervisor's process does nothing that can take long or fail for what is in a file: the configuration is read in a
+forked process (loading.py), the work is done in the cells (cell.py). What it knows it tells on its own bus, as the
+cell `supervisor`: each cell's state, each cell's configuration, what became of the last reload.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import gc
+import importlib
+import logging
+import os
+import signal
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+import msgspec
+
+from holdfast.actors.runtime import placement, process
+from holdfast.actors.runtime.cell import SETTINGS_ROOM, SETTINGS_SLICE, CellStart, Start, start_of
+from holdfast.actors.runtime.children import Backoff, Child
+from holdfast.actors.runtime.loading import LoadedConfig, Loader, load_apart
+from holdfast.actors.runtime.messages import (
+    CellRestarted,
+    CellStateChanged,
+    CellStatus,
+    ConfigGeneration,
+    ConfigSlice,
+    ConfigState,
+    Orders,
+    Reload,
+    Reloaded,
+    RestartCell,
+)
+from holdfast.actors.runtime.placement import CellPlan
+from holdfast.actors.runtime.systemd import Systemd
+from holdfast.bus.base import Caller
+from holdfast.bus.cellbus import CellBus
+from holdfast.bus.codec import encode
+from holdfast.bus.messages import Command, EventId, Failed, Reason, ReasonKind, Reply
+from holdfast.config.settings import Settings
+
+log = logging.getLogger(__name__)
+
+STOP_S = 2.0
+LAST_ROOMS = (frozenset({"notify"}), frozenset({"journal", "gateway"}))
+"""Cells with one of these rooms end after the others: they have the others' last words to carry."""
+LAST_WORDS_MS = 50
+DUMP_S = 2.0
+APPLY_S = 10.0
+FRESH_START_CRASHES = 5
+"""A cell that failed by itself so often in a row begins from nothing: perhaps it dies of the restored state."""
+
+
+class Options(msgspec.Struct, frozen=True, kw_only=True):
+    """How a daemon is run. starters: room -> start function, for tests; rooms without one are imported.
+
+    pid_file: None writes none. data_file, statistics_file: where USR1 and USR2 put their dumps.
+    """
+
+    run_dir: Path
+    load: Loader
+    pid_file: Path | None = None
+    data_file: Path = Path("/tmp/keepalived.data")
+    statistics_file: Path = Path("/tmp/keepalived.stats")
+    starters: Mapping[str, Start] = msgspec.field(default_factory=dict)
+
+
+def run(options: Options) -> int:
+    """Runs the daemon in this process until it is told to stop. Returns the exit code.
+
+    0 after a clean stop; the loader's code when the configuration cannot be used; 1 when the daemon cannot start
+    here (a pid file or a run directory in use), with the reason in the log.
+    """
+    return asyncio.run(Supervisor(options).run())
+
+
+class Supervisor:
+    """One daemon. Everything happens on its loop."""
+
+    def __init__(self, options: Options) -> None:
+        self.options = options
+        self.children: dict[str, Child] = {}
+        self.number = 0
+        self.settings = Settings()
+        self.source = ""
+        self._run_dir = process.RunDirectory(options.run_dir)
+        self._pid_file = process.PidFile(options.pid_file) if options.pid_file is not None else None
+        self._systemd = Systemd()
+        self._stop_asked = asyncio.Event()
+        self._reload_lock = asyncio.Lock()
+        self._tasks: set[asyncio.Task[object]] = set()
+        self._slices: dict[str, dict[tuple[str, str], str]] = {}
+        self._applied = asyncio.Event()
+        self._ready_said = False
+        self._dumps: dict[str, asyncio.Future[None]] = {}
+        self._looked_at = 0.0
+        self.loop: asyncio.AbstractEventLoop
+        self.bus: CellBus
+
+    async def run(self) -> int:
+        """From the first reading of the configuration to the exit code."""
+        self.loop = asyncio.get_running_loop()
+        loaded = await load_apart(self.options.load)
+        _show(loaded.diagnostics)
+        if loaded.exit_code:
+            return loaded.exit_code
+        try:
+            self._run_dir.take(loaded.settings.node)
+            if self._pid_file is not None:
+                self._pid_file.write()
+        except process.StartError as error:
+            log.error("%s", error)
+            return 1
+        process.set_name("holdfast")
+        self.settings, self.source = loaded.settings, loaded.source
+        try:
+            self._start(loaded)
+            await self._stop_asked.wait()
+            await self._stop()
+        finally:
+            for child in self.children.values():
+                child.kill()
+            if self._pid_file is not None:
+                self._pid_file.remove()
+        return 0
+
+    def _start(self, loaded: LoadedConfig) -> None:
+        self.number = 1
+        plans = placement.plan(loaded.slices, self.settings)
+        self._import(plans)
+        # Everything that is there now is there for good: cells share these pages as long as nobody writes to them.
+        gc.collect()
+        gc.freeze()
+        for number, handler in (
+            (signal.SIGTERM, self._stop_asked.set),
+            (signal.SIGINT, self._stop_asked.set),
+            (signal.SIGHUP, self._hangup),
+            (signal.SIGUSR1, self._dump),
+            (signal.SIGUSR2, self._statistics),
+            (signal.SIGCHLD, self._reap),
+        ):
+            self.loop.add_signal_handler(number, handler)
+        wanted_at = self.loop.time()
+        for plan in plans.values():
+            self._add(plan, wanted_at)
+        # The first cells are forked before this process has a socket or a thread of its own.
+        self.bus = CellBus(self.loop, self.options.run_dir, self.settings.node, "supervisor", keep=False)
+        self.bus.serve("supervisor", self._serve)
+        for child in self.children.values():
+            self._tell_slices(child.plan)
+            self._tell_state(child, Reason(kind=ReasonKind.STARTED, node=self.bus.node, subject=f"cell/{child.name}"))
+        self._tell_config(True, (), Reason(kind=ReasonKind.STARTED, node=self.bus.node, subject="config/current"))
+        self._looked_at = self.loop.time()
+        self._look_after_cells()
+        if self._systemd.watchdog_s:
+            self._watchdog()
+        self._say_ready()
+
+    def _import(self, plans: Mapping[str, CellPlan]) -> None:
+        """What the cells need is imported once, here."""
+        rooms = {room for plan in plans.values() for room in plan.rooms}
+        for room in sorted(rooms - set(self.options.starters)):
+            start_of(room)
+        with contextlib.suppress(ImportError):
+            importlib.import_module("uvloop")
+
+    def _watchdog(self) -> None:
+        self._systemd.alive()
+        self.loop.call_later(self._systemd.watchdog_s, self._watchdog)
+
+    # --- cells -------------------------------------------------------------------------------------------------
+
+    def _add(self, plan: CellPlan, wanted_at: float) -> None:
+        cells = self.settings.cells
+        child = Child(plan, Backoff(cells.backoff_first_s, cells.backoff_last_s, cells.stable_after_s))
+        child.wanted_at = wanted_at
+        self.children[plan.name] = child
+        self._fork(child)
+
+    def _fork(self, child: Child) -> None:
+        child.restart_timer = None
+        start = CellStart(
+            node=self.settings.node,
+            run_dir=self.options.run_dir,
+            plan=child.plan,
+            number=self.number,
+            settings=self.settings,
+            starters=dict(self.options.starters),
+            beat_s=self.settings.cells.hung_after_s / 5,
+            restore=child.crashes < FRESH_START_CRASHES,
+            lock_fd=self._run_dir.lock_fd,
+        )
+        child.fork(start, self.loop, self._heard)
+
+    def _heard(self, child: Child, order: Orders) -> None:
+        match order.op:
+            case "ready":
+                child.status = CellStatus.RUNNING
+                child.applied = order.number
+                start_ms = (self.loop.time() - child.wanted_at) * 1000
+                kind = ReasonKind.RESTARTED if child.restarts else ReasonKind.STARTED
+                reason = Reason(
+                    kind=kind,
+                    node=self.bus.node,
+                    subject=f"cell/{child.name}",
+                    evidence={"start_s": round(start_ms / 1000, 6), "restarts": child.restarts},
+                )
+                self._tell_state(child, reason, start_ms=start_ms)
+                log.info("cell %s runs as pid %d after %.1f ms", child.name, child.pid, start_ms)
+                self._applied.set()
+                self._say_ready()
+            case "applied":
+                child.applied = max(child.applied, order.number)
+                child.problem = order.text
+                self._applied.set()
+            case "done":
+                waiting = self._dumps.pop(order.path, None)
+                if waiting is not None and not waiting.done():
+                    waiting.set_result(None)
+
+    def _say_ready(self) -> None:
+        if not self._ready_said and all(child.status is CellStatus.RUNNING for child in self.children.values()):
+            self._ready_said = True
+            self._systemd.ready(self._summary())
+
+    def _summary(self) -> str:
+        running = sum(child.status is CellStatus.RUNNING for child in self.children.values())
+        return f"{running} of {len(self.children)} cells run, configuration {self.number}"
+
+    def _reap(self) -> None:
+        for child in list(self.children.values()):
+            if not child.alive:
+                continue
+            try:
+                pid, status = os.waitpid(child.pid, os.WNOHANG)
+            except ChildProcessError:
+                pid, status = child.pid, 0
+            if pid:
+                self._died(child, status)
+
+    def _died(self, child: Child, status: int) -> None:
+        now = self.loop.time()
+        pid, lived_s = child.pid, now - child.started_at
+        child.reaped(self.loop)
+        self._run_dir.remove_sockets(child.name)
+        exit_code = os.waitstatus_to_exitcode(status)
+        number = -exit_code if exit_code < 0 else None
+        if child.stopping:
+            child.status = CellStatus.STOPPED
+            reason = Reason(kind=ReasonKind.STOPPED, node=self.bus.node, subject=f"cell/{child.name}")
+            self._tell_state(child, reason, exit_code=exit_code if number is None else None, number=number, pid=pid)
+            self._run_dir.forget_state(child.name)
+            return
+        child.status = CellStatus.DEAD
+        delay_s = child.backoff.died(lived_s)
+        by_itself = number not in (signal.SIGKILL, signal.SIGTERM)
+        child.crashes = child.crashes + 1 if by_itself and child.backoff.failures > 1 else int(by_itself)
+        if not delay_s:
+            # The successor first, the news after it: it is what shortens the outage.
+            child.wanted_at = now
+            child.restarts += 1
+            self._fork(child)
+        evidence: dict[str, int | float | str | bool | None] = {
+            "pid": pid,
+            "lived_s": round(lived_s, 3),
+            "exit_code": exit_code if number is None else None,
+            "signal": _signal_name(number),
+        }
+        kind = ReasonKind.STALLED if child.hung else ReasonKind.KILLED
+        reason = Reason(kind=kind, node=self.bus.node, subject=f"cell/{child.name}", evidence=evidence)
+        before, child.status = child.status, CellStatus.DEAD
+        self._tell_state(child, reason, exit_code=exit_code if number is None else None, number=number, pid=pid)
+        child.status = before
+        how = _signal_name(number) or f"exit code {exit_code}"
+        again = f"again in {delay_s:g} s" if delay_s else "put back at once"
+        log.warning("cell %s (pid %d) ended after %.1f s: %s; %s", child.name, pid, lived_s, how, again)
+        if delay_s:
+            child.restart_timer = self.loop.call_later(delay_s, self._put_back, child)
+        self._systemd.status(self._summary())
+
+    def _put_back(self, child: Child) -> None:
+        child.wanted_at = self.loop.time()
+        child.restarts += 1
+        self._fork(child)
+
+    def _look_after_cells(self) -> None:
+        """Kills the cells that have not been heard for too long."""
+        limit_s = self.settings.cells.hung_after_s
+        now = self.loop.time()
+        late_s = now - self._looked_at - limit_s / 5
+        self._looked_at = now
+        self.loop.call_later(limit_s / 5, self._look_after_cells)
+        for child in self.children.values():
+            if not child.alive or child.stopping:
+                continue
+            if late_s > limit_s / 5:
+                # It is this process that stood still: the signs of life are still in the sockets.
+                child.heard_at += late_s
+            elif now - child.heard_at > limit_s and not child.hung:
+                child.hung = True
+                log.error("cell %s (pid %d) has not answered for %.1f s: killed", child.name, child.pid, limit_s)
+                child.kill()
+
+    def _tell_state(
+        self,
+        child: Child,
+        reason: Reason,
+        *,
+        exit_code: int | None = None,
+        number: int | None = None,
+        start_ms: float | None = None,
+        pid: int | None = None,
+    ) -> None:
+        event = CellStateChanged(
+            cell=child.name,
+            status=child.status,
+            rooms=child.plan.rooms,
+            pid=child.pid if pid is None else pid,
+            restarts=child.restarts,
+            reason=reason,
+            exit_code=exit_code,
+            signal=number,
+            start_ms=start_ms,
+        )
+        causes: tuple[EventId, ...] = () if child.last_event is None else (child.last_event,)
+        child.last_event = self.bus.publish(f"cell/{child.name}", "state", event, causes=causes)
+
+    # --- configuration -----------------------------------------------------------------------------------------
+
+    def _tell_slices(self, plan: CellPlan) -> int:
+        """Publishes what is new or different for one cell, then what it all amounts to. Returns how many changed."""
+        before = self._slices.get(plan.name, {})
+        now: dict[tuple[str, str], str] = {}
+        rooms: dict[str, dict[str, str]] = {room: {} for room in plan.rooms}
+        rooms[SETTINGS_ROOM] = {}
+        changed = 0
+        own = {**plan.slices, SETTINGS_ROOM: {SETTINGS_SLICE: encode(self.settings)}}
+        for room, slices in own.items():
+            for name, data in slices.items():
+                mark = placement.digest(data)
+                now[room, name] = rooms[room][name] = mark
+                if before.get((room, name)) != mark:
+                    changed += 1
+                    part = ConfigSlice(cell=plan.name, room=room, name=name, number=self.number, data=data)
+                    self.bus.publish(f"slice/{plan.name},{room},{name}", "data", part)
+        for room, name in set(before) - set(now):
+            changed += 1
+            self.bus.forget(f"slice/{plan.name},{room},{name}", "data")
+        self._slices[plan.name] = now
+        event = ConfigGeneration(cell=plan.name, number=self.number, rooms=rooms)
+        self.bus.publish(f"slice/{plan.name}", "generation", event)
+        return changed
+
+    def _forget_slices(self, cell: str) -> None:
+        for room, name in self._slices.pop(cell, {}):
+            self.bus.forget(f"slice/{cell},{room},{name}", "data")
+        self.bus.forget(f"slice/{cell}", "generation")
+
+    def _tell_config(self, ok: bool, messages: tuple[str, ...], reason: Reason) -> None:
+        event = ConfigState(
+            ok=ok,
+            number=self.number,
+            messages=messages,
+            source=self.source,
+            wall_ns=time.time_ns(),
+            cells=len(self.children),
+            reason=reason,
+        )
+        self.bus.publish("config/current", "state", event)
+
+    def _hangup(self) -> None:
+        self._spawn(self.reload())
+
+    async def reload(self) -> Reloaded:
+        """Reads the configuration beside the running cells; puts it in force, or refuses it whole."""
+        async with self._reload_lock:
+            self._systemd.reloading()
+            try:
+                return await self._reload()
+            finally:
+                self._systemd.ready(self._summary())
+
+    async def _reload(self) -> Reloaded:
+        loaded = await load_apart(self.options.load)
+        messages = tuple(loaded.diagnostics.splitlines())
+        if not loaded.exit_code and loaded.settings.node != self.settings.node:
+            loaded.exit_code = 1
+            messages = (*messages, "the name of the node cannot change while the daemon runs")
+        if loaded.exit_code:
+            log.error("the new configuration is refused, configuration %d goes on", self.number)
+            _show("\n".join(messages))
+            self._tell_config(False, messages, self._reload_reason(loaded))
+            return Reloaded(ok=False, number=self.number, messages=messages, exit_code=loaded.exit_code, changed=0)
+        _show(loaded.diagnostics)
+        self.number += 1
+        self.settings, self.source = loaded.settings, loaded.source
+        changed = await self._put_in_force(placement.plan(loaded.slices, self.settings))
+        messages += await self._wait_applied()
+        self._tell_config(True, messages, self._reload_reason(loaded))
+        log.info("configuration %d is in force, %d part(s) changed", self.number, changed)
+        return Reloaded(ok=True, number=self.number, messages=messages, exit_code=0, changed=changed)
+
+    def _reload_reason(self, loaded: LoadedConfig) -> Reason:
+        evidence: dict[str, int | float | str | bool | None] = {"exit_code": loaded.exit_code, "number": self.number}
+        return Reason(kind=ReasonKind.RELOAD, node=self.bus.node, subject="config/current", evidence=evidence)
+
+    async def _put_in_force(self, plans: dict[str, CellPlan]) -> int:
+        self._import(plans)
+        changed = 0
+        leaving = [child for name, child in self.children.items() if name not in plans]
+        for plan in plans.values():
+            child = self.children.get(plan.name)
+            if child is None:
+                self._add(plan, self.loop.time())
+                child = self.children[plan.name]
+                changed += self._tell_slices(plan)
+                self._tell_state(child, self._started_by_reload(child))
+            else:
+                child.problem = ""
+                child.plan = plan
+                changed += self._tell_slices(plan)
+        if leaving:
+            changed += sum(len(self._slices.get(child.name, ())) for child in leaving)
+            await self._end_cells(leaving, self.loop.time() + STOP_S, removed=True)
+            for child in leaving:
+                del self.children[child.name]
+                self._forget_slices(child.name)
+                self.bus.forget(f"cell/{child.name}", "state")
+        return changed
+
+    def _started_by_reload(self, child: Child) -> Reason:
+        return Reason(kind=ReasonKind.RELOAD, node=self.bus.node, subject=f"cell/{child.name}")
+
+    async def _wait_applied(self) -> tuple[str, ...]:
+        """Until every running cell has the new configuration. Returns what is to be said of those that have not."""
+        until = self.loop.time() + APPLY_S
+        while True:
+            late = [each for each in self.children.values() if each.alive and each.applied < self.number]
+            if not late:
+                return tuple(f"cell {each.name}: {each.problem}" for each in self.children.values() if each.problem)
+            left_s = until - self.loop.time()
+            if left_s <= 0:
+                return tuple(f"cell {each.name} has not taken the configuration yet" for each in late)
+            self._applied.clear()
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._applied.wait(), min(left_s, 1.0))
+
+    def _serve(self, command: Command, caller: Caller) -> Reply | asyncio.Task[Reply]:
+        match command:
+            case Reload():
+                return self._spawn(self._reload_reply())
+            case RestartCell(cell=name):
+                child = self.children.get(name)
+                if child is None or not child.alive:
+                    return Failed(code="no-such-cell", message=f"no cell {name} runs here")
+                pid = child.pid
+                child.kill()
+                return CellRestarted(cell=name, pid=pid)
+        return Failed(code="unknown-command", message=f"the supervisor does not know {type(command).__name__}")
+
+    async def _reload_reply(self) -> Reply:
+        return await self.reload()
+
+    # --- signals and the end -----------------------------------------------------------------------------------
+
+    def _dump(self) -> None:
+        self._spawn(self._collect("dump", self.options.data_file))
+
+    def _statistics(self) -> None:
+        self._spawn(self._collect("statistics", self.options.statistics_file))
+
+    async def _collect(self, op: str, target: Path) -> None:
+        """One file of the parts of all cells; a cell that does not answer is named in it."""
+        text = f"------< holdfast {op} {time.ctime()} >------\n {self._summary()}\n"
+        for child in sorted(self.children.values(), key=lambda each: each.name):
+            part = self.options.run_dir / f"{op}.{child.name}"
+            waiting: asyncio.Future[None] = self.loop.create_future()
+            self._dumps[str(part)] = waiting
+            text += f"------< cell {child.name}, {child.status}, pid {child.pid}, restarts {child.restarts} >------\n"
+            try:
+                if not child.tell(Orders(op, path=str(part))):
+                    raise TimeoutError
+                await asyncio.wait_for(waiting, DUMP_S)
+                text += part.read_text(encoding="utf-8", errors="surrogateescape")
+            except (TimeoutError, OSError):
+                text += " (no answer)\n"
+            finally:
+                self._dumps.pop(str(part), None)
+                part.unlink(missing_ok=True)
+        try:
+            _write_safely(target, text)
+        except OSError as error:
+            log.error("%s: %s", target, error)
+
+    def _spawn(self, work: object) -> asyncio.Task[Reply]:
+        task: asyncio.Task[Reply] = self.loop.create_task(work)  # type: ignore[arg-type]
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
+
+    async def _stop(self) -> None:
+        """Every cell ends in its own way within 2 s, whoever carries the others' last words after the others."""
+        self._systemd.stopping()
+        log.info("stopping")
+        until = self.loop.time() + STOP_S
+        waves = _waves(list(self.children.values()))
+        for index, wave in enumerate(waves):
+            # A later wave keeps at least a fifth of a second of the two.
+            await self._end_cells(wave, until - 0.2 * (len(waves) - 1 - index), grace_ms=LAST_WORDS_MS if index else 0)
+        for task in list(self._tasks):
+            task.cancel()
+        self.bus.close(linger_ms=50)
+        self._run_dir.release()
+
+    async def _end_cells(self, cells: list[Child], until: float, *, removed: bool = False, grace_ms: int = 0) -> None:
+        """Tells the cells to end, and kills those that have not when the time is over."""
+        for child in cells:
+            child.stopping = True
+            child.cancel_restart()
+            if child.alive and not child.tell(Orders("stop", removed=removed, grace_ms=grace_ms)):
+                child.kill()
+        waiting = [child.exited for child in cells if child.alive and child.exited is not None]
+        if waiting:
+            await asyncio.wait(waiting, timeout=max(0.0, until - self.loop.time()))
+        for child in cells:
+            if child.alive:
+                log.error("cell %s (pid %d) did not end in time: killed", child.name, child.pid)
+                child.kill()
+        waiting = [child.exited for child in cells if child.alive and child.exited is not None]
+        if waiting:
+            await asyncio.wait(waiting, timeout=1.0)
+
+
+def _waves(cells: list[Child]) -> list[list[Child]]:
+    """In which order cells end."""
+    waves: list[list[Child]] = []
+    last = [[child for child in cells if set(child.plan.rooms) & rooms] for rooms in LAST_ROOMS]
+    later = {child.name for wave in last for child in wave}
+    for wave in ([child for child in cells if child.name not in later], *last):
+        seen = {child.name for before in waves for child in before}
+        fresh = [child for child in wave if child.name not in seen]
+        if fresh:
+            waves.append(fresh)
+    return waves
+
+
+def _write_safely(target: Path, text: str) -> None:
+    """The file is new whatever lies at its name: a link that someone put into /tmp is replaced, not followed."""
+    new = target.with_name(f".{target.name}.{os.getpid()}")
+    with contextlib.suppress(FileNotFoundError):
+        new.unlink()
+    fd = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
+    with os.fdopen(fd, "w", encoding="utf-8", errors="surrogateescape") as file:
+        file.write(text)
+    new.replace(target)
+
+
+def _signal_name(number: int | None) -> str | None:
+    if number is None:
+        return None
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"
+
+
+def _show(diagnostics: str) -> None:
+    for line in diagnostics.splitlines():
+        log.warning("%s", line)
