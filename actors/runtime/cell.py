@@ -31,6 +31,7 @@ from holdfast.bus.envelope import Envelope
 from holdfast.bus.store import read_left
 from holdfast.bus.topics import quote
 from holdfast.config.settings import Settings
+from holdfast.kernel.instant import Instant
 from holdfast.kernel.timers import DeadlineHeap
 
 __all__ = ["CellContext", "Generation", "Start", "run_cell"]
@@ -64,6 +65,7 @@ class CellStart(msgspec.Struct):
     beat_s: float
     restore: bool
     lock_fd: int
+    died_at_ns: int | None = None
 
 
 def start_of(room: str) -> Start:
@@ -138,6 +140,8 @@ class _Cell:
             settings=start.settings,
             restored=self.bus.restored,
         )
+        if start.died_at_ns is not None:
+            self.context.died_at = Instant(start.died_at_ns)
         self.orders.setblocking(False)
         self.loop.add_reader(self.orders.fileno(), self._ordered)
         # Inside the loop, so that rooms find it running.

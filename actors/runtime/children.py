@@ -58,6 +58,7 @@ class Child:
         self.wanted_at = 0.0
         self.heard_at = 0.0
         self.restarts = 0
+        self.died_at_ns: int | None = None
         self.hung = False
         self.crashes = 0
         self.stopping = False

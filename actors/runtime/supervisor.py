@@ -194,6 +194,7 @@ class Supervisor:
             beat_s=self.settings.cells.hung_after_s / 5,
             restore=child.crashes < FRESH_START_CRASHES,
             lock_fd=self._run_dir.lock_fd,
+            died_at_ns=child.died_at_ns,
         )
         child.fork(start, self.loop, self._heard)
 
@@ -257,6 +258,7 @@ class Supervisor:
             self._run_dir.forget_state(child.name)
             return
         child.status = CellStatus.DEAD
+        child.died_at_ns = time.monotonic_ns()
         delay_s = child.backoff.died(lived_s)
         by_itself = number not in (signal.SIGKILL, signal.SIGTERM)
         child.crashes = child.crashes + 1 if by_itself and child.backoff.failures > 1 else int(by_itself)
