@@ -27,7 +27,7 @@ from holdfast.kernel.records import (
     RuleChanged,
     RuleRecord,
 )
-from holdfast.kernel.rtdecode import decode_address, decode_link, decode_route, decode_rule, messages
+from holdfast.kernel.rtdecode import UNREADABLE, decode_address, decode_link, decode_route, decode_rule, messages
 
 _NEWLINK: Final = 16
 _DELLINK: Final = 17
@@ -139,6 +139,8 @@ class LinkTable(Callbacks):
         self._rules: list[RuleRecord] = []
         self.overruns = 0
         """How often everything had to be read anew."""
+        self.unreadable = 0
+        """Messages that a decoder could make nothing of."""
         self._draining = False
         self._buffer = bytearray(256 * 1024)
         self._view = memoryview(self._buffer)
@@ -219,7 +221,10 @@ class LinkTable(Callbacks):
                     continue
                 view = self._view[:length]
                 for kind, flags, _, port, body, end in messages(view):
-                    self._message(view, kind, flags, port, body, end)
+                    try:
+                        self._message(view, kind, flags, port, body, end)
+                    except UNREADABLE:
+                        self.unreadable += 1
         finally:
             self._draining = False
 

@@ -30,6 +30,9 @@ _METRIC_NAMES: Final = {number: name for name, number in METRICS.items()}
 _PREFERENCE_NAMES: Final = {number: name for name, number in PREFERENCES.items()}
 _ACTION_NAMES: Final = {number: name for name, number in RULE_ACTIONS.items()}
 
+UNREADABLE: Final = (struct.error, IndexError, ValueError)
+"""What a decoder raises when an attribute is shorter than its type."""
+
 Data = bytes | memoryview
 NameOf = Callable[[int], str | None]
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import ctypes
 import heapq
+import operator
 import os
 import time
 from collections.abc import Callable
@@ -23,6 +24,7 @@ _TFD_NONBLOCK: Final = os.O_NONBLOCK
 _TFD_CLOEXEC: Final = os.O_CLOEXEC
 _TFD_TIMER_ABSTIME: Final = 1
 _NS: Final = 1_000_000_000
+_INSTANT: Final = operator.itemgetter(0)
 _COMPACT_ABOVE: Final = 256
 """Below this many heap entries stale ones are not worth a sweep."""
 
@@ -189,6 +191,8 @@ class DeadlineHeap:
                 # Off the heap but still in `_entries`: whoever runs before it in this turn may yet move or remove it.
                 entry.queued_at = -1
                 due.append((entry.at, key, entry))
+        # One that was moved a little later, and is due all the same, came off the heap by its old instant.
+        due.sort(key=_INSTANT)
         self._firing = True
         fired = 0
         instant = Instant(now)
