@@ -155,6 +155,8 @@ class QueueMachine:
             self.deadline = later(now, Duration(STOP_LIMIT // 2))
             actions.append(EndCall(self._call, force=False))
             self.timed_out += 1
+        elif self.deadline is not None:
+            self.deadline = min(self.deadline, later(now, Duration(STOP_LIMIT // 2)))
         return actions
 
     def _drop(self, entries: list[_Entry], *, overtaken: bool) -> list[Action]:
@@ -170,11 +172,15 @@ class QueueMachine:
                     return actions
                 self._current = self._waiting.popleft()
             entry = self._current
+            if entry.left and self._stop_at is not None and now >= self._stop_at:
+                # The second is over: what has not begun will not.
+                entry.left.clear()
+                actions += self._drop([entry], overtaken=True)
             if entry.left:
                 self._call = entry.left.popleft()
                 self._asked = False
                 at = later(now, self._limit)
-                self.deadline = at if self._stop_at is None else min(at, max(self._stop_at, now))
+                self.deadline = at if self._stop_at is None else min(at, self._stop_at)
                 actions.append(StartCall(self._call, entry.notice))
             else:
                 self._current = None

@@ -166,7 +166,10 @@ class Room:
         if notice is not None and not repeated:
             if not old_news:
                 self._tell(notice, envelope.id)
-            elif notice.calls and not self._was_done(notice, envelope):
+            elif self._was_done(notice, envelope):
+                done = self._restored_done[notice.target]
+                self._bus.publish(f"notify/{notice.target}", "done", done, causes=(done.event,))
+            elif notice.calls:
                 # Told by the former life of this cell, which died before the scripts had ended.
                 log.info("%s: notify scripts for %s are run again, they were interrupted", notice.target, notice.word)
                 self._queue(notice, envelope.id)

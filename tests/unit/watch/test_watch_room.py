@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import signal
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine
 from pathlib import Path
 
 import msgspec
 import pytest
+from fake_programs import FakePrograms
 
 from holdfast.actors.runtime.actor import Mailroom
 from holdfast.actors.runtime.context import CellContext
@@ -32,40 +33,6 @@ from holdfast.bus.messages import Event, ReasonKind
 from holdfast.config.settings import Settings
 from holdfast.kernel.base import KernelError
 from holdfast.kernel.fake import FakeKernel
-from holdfast.kernel.programs import Ended, Program
-
-
-class FakeRun:
-    """A program in progress; the test says when it ends."""
-
-    def __init__(self, program: Program, ended: Callable[[Ended], None]) -> None:
-        self.program = program
-        self.pid: int | None = 1
-        self.signals: list[int] = []
-        self.over = False
-        self._ended = ended
-
-    def signal(self, number: int) -> None:
-        self.signals.append(number)
-
-    def end(self, exit_status: int | None = 0, number: int | None = None) -> None:
-        assert not self.over
-        self.over = True
-        self._ended(Ended(exit_status=exit_status, signal=number, took_ns=1_000_000))
-
-
-class FakePrograms:
-    """Never two runs of one program at once: that is asserted here for all tests."""
-
-    def __init__(self) -> None:
-        self.runs: list[FakeRun] = []
-
-    def start(
-        self, program: Program, ended: Callable[[Ended], None], *, variables: Mapping[str, str] | None = None
-    ) -> FakeRun:
-        assert all(run.over for run in self.runs if run.program.argv == program.argv)
-        self.runs.append(FakeRun(program, ended))
-        return self.runs[-1]
 
 
 class FakeFiles:
