@@ -189,7 +189,8 @@ class Netlink:
         """ifindex_of, name_of: of a link table where there is one; else the kernel is asked."""
         self._socket = open_netlink()
         self._socket.setblocking(False)
-        self._dumps: socket.socket | None = None
+        # Opened now, not when first needed: the thread may be in another namespace by then.
+        self._dumps = open_netlink()
         self._sequence = 0
         self._sent: list[RequestBatch] = []
         self._buffer = bytearray(_RECEIVE_BYTES)
@@ -288,9 +289,7 @@ class Netlink:
     def close(self) -> None:
         """Harmless twice."""
         self._socket.close()
-        if self._dumps is not None:
-            self._dumps.close()
-            self._dumps = None
+        self._dumps.close()
 
     def _read_acks(self, batch: RequestBatch) -> None:
         while batch.awaited > 0:
@@ -329,8 +328,6 @@ class Netlink:
 
         One that was interrupted by a change is done again, so it is gathered first.
         """
-        if self._dumps is None:
-            self._dumps = open_netlink()
         dumps = self._dumps
         dumps.setsockopt(SOL_NETLINK, NETLINK_GET_STRICT_CHK, int(strict))
         for attempt in range(_DUMP_ATTEMPTS):
