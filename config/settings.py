@@ -78,7 +78,7 @@ class IpvsSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
 
     reconcile: what becomes of changes that others make to our services in the kernel: `repair`, `report` or `off`.
     reconcile_every_s: how often the kernel is compared. drain_s: how long a real server that a reload removes may
-    finish its connections (0: it goes at once). drain_command_s: the same for `holdfast drain` without a time of its own.
+    finish its connections (0: it goes at once). drain_command_s: the same for `holdfast drain` without its own time.
     panic_window_s: failures within this time of each other are `at once` for panic_threshold.
     """
 

@@ -18,15 +18,16 @@ class Started(Fact, frozen=True):
 
 
 class CheckReported(Fact, frozen=True, kw_only=True):
-    """A check of a real server has run. slot: the check's place in the configuration of the server, from 0.
+    """A check of a real server has run. check: its name in the configuration; runs_as: in the checkers room.
 
-    up: what the check says after its retries. ok: what this run saw. weight, weight_add: as in checkers.CheckResult.
+    up: what the check says after its retries; None: no verdict yet. ok: what this run saw. weight, weight_add: as in
+    checkers.CheckResult.
     """
 
     server: str
-    slot: int
-    name: str
-    up: bool
+    check: str
+    runs_as: str
+    up: bool | None
     ok: bool = True
     weight: int | None = None
     weight_add: int = 0
@@ -37,10 +38,10 @@ class CheckReported(Fact, frozen=True, kw_only=True):
 
 
 class CheckForgotten(Fact, frozen=True, kw_only=True):
-    """The check that reported for this slot is gone (its options changed): a new one starts without a verdict."""
+    """What ran for this check of the configuration is gone (new options): a new one starts without a verdict."""
 
     server: str
-    slot: int
+    check: str
 
 
 class Reconfigured(Fact, frozen=True):

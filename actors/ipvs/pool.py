@@ -61,7 +61,7 @@ class Pool:
         """The kernel services of this virtual server."""
         return self._specs
 
-    def keys(self) -> list[ServiceKey]:
+    def kernel_keys(self) -> list[ServiceKey]:
         """Their keys."""
         return [spec.key for spec in self._specs]
 
@@ -204,15 +204,15 @@ class Pool:
         return Reason(kind=kind, node=self._options.node, subject=self.subject, evidence=evidence)
 
     def _check_reason(self, server: Server, fact: CheckReported) -> Reason:
-        check = server.checks[fact.slot]
-        if fact.up:
+        check = server.checks[fact.check]
+        if fact.up or (fact.up is None and fact.ok):
             kind = _SUCCEEDED.get(check.ref.kind, ReasonKind.CHECK_OK)
         else:
             kind = _FAILED.get(check.ref.kind, ReasonKind.CHECK_FAILED)
         evidence: Evidence = {"check": check.ref.kind, "text": fact.text, "latency_s": fact.latency_us / 1e6}
         if not fact.up:
             evidence["attempts"] = fact.attempt
-        return Reason(kind=kind, node=self._options.node, subject=f"check/{fact.name}", evidence=evidence)
+        return Reason(kind=kind, node=self._options.node, subject=f"check/{fact.runs_as}", evidence=evidence)
 
     def _server_event(
         self,

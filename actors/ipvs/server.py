@@ -12,13 +12,13 @@ from holdfast.actors.runtime.machine import Instant
 class Check:
     """One check as far as the pool is concerned. up: its verdict counts as good; has_run: there was one."""
 
-    __slots__ = ("has_run", "latency_us", "name", "ref", "text", "up", "weight_delta")
+    __slots__ = ("has_run", "latency_us", "ref", "runs_as", "text", "up", "weight_delta")
 
     def __init__(self, ref: CheckRef, *, up: bool) -> None:
         self.ref = ref
         self.up = up
         self.has_run = False
-        self.name = ref.name
+        self.runs_as = ref.name
         self.text = ""
         self.latency_us = 0
         self.weight_delta = 0
@@ -26,7 +26,7 @@ class Check:
     def view(self) -> CheckView:
         """For `holdfast status lvs`."""
         up = self.up if self.has_run else None
-        return CheckView(name=self.name, kind=self.ref.kind, up=up, text=self.text, latency_us=self.latency_us)
+        return CheckView(name=self.runs_as, kind=self.ref.kind, up=up, text=self.text, latency_us=self.latency_us)
 
 
 class Drain:
@@ -69,8 +69,8 @@ class Server:
         self.name = config.name
         self.subject = server_subject(service, config.name)
         # alpha: failed until proven otherwise; without it a server serves before it was ever checked.
-        self.checks = [Check(ref, up=not ref.alpha) for ref in config.checks]
-        self.failed = sum(not check.up for check in self.checks)
+        self.checks = {ref.name: Check(ref, up=not ref.alpha) for ref in config.checks}
+        self.failed = self._count_failed()
         self.alive = self.failed == 0
         self.weight = config.weight
         self.in_pool = False
@@ -81,15 +81,19 @@ class Server:
         self.died_at: Instant | None = None
         self.suspected = False
 
+    def _count_failed(self) -> int:
+        return sum(not check.up for check in self.checks.values())
+
     def restore(self, former: FormerServer) -> None:
         """Takes the state of before a crash, so that nothing moves until a check says otherwise."""
-        for check in self.checks:
-            check.up = former.up or (bool(former.failed_checks) and check.ref.name not in former.failed_checks)
+        for name, check in self.checks.items():
+            check.up = former.up or (bool(former.failed_checks) and name not in former.failed_checks)
             check.has_run = True
-        if not former.up and self.checks and all(check.up for check in self.checks):
-            # The names that had failed are not there any more: whichever check is there now decides.
-            self.checks[0].up = False
-        self.failed = sum(not check.up for check in self.checks)
+        self.failed = self._count_failed()
+        if not former.up and self.checks and self.failed == 0:
+            # The checks that had failed are not there any more: whichever is there now decides.
+            next(iter(self.checks.values())).up = False
+            self.failed = 1
         self.alive = self.failed == 0
         self.suspected = former.suspected
         if former.draining:
@@ -97,23 +101,22 @@ class Server:
             self.drain.over = not former.in_pool
 
     def adopt(self, config: RealServer) -> None:
-        """Takes a new configuration; checks that stand where one of their kind stood keep its verdict."""
+        """Takes a new configuration; checks that were there keep their verdict."""
         old = self.checks
-        self.checks = []
-        for slot, ref in enumerate(config.checks):
-            if slot < len(old) and old[slot].ref.kind == ref.kind:
-                kept = old[slot]
-                kept.ref = ref
-                self.checks.append(kept)
-            else:
+        self.checks = {}
+        for ref in config.checks:
+            kept = old.get(ref.name)
+            if kept is None or kept.ref.kind != ref.kind:
                 # A new check of a server that is already known does not take it down before it has run.
-                self.checks.append(Check(ref, up=self.alive or not ref.alpha))
+                kept = Check(ref, up=self.alive or not ref.alpha)
+            kept.ref = ref
+            self.checks[ref.name] = kept
         self.config = config
-        self.failed = sum(not check.up for check in self.checks)
+        self.failed = self._count_failed()
 
     def take_weight(self, report: CheckReported) -> None:
         """Notes what the check adds to the configured weight."""
-        check = self.checks[report.slot]
+        check = self.checks[report.check]
         if report.weight is not None:
             check.weight_delta = report.weight - self.config.weight
         elif report.weight_add:
@@ -123,7 +126,7 @@ class Server:
 
     def effective_weight(self) -> int:
         """Configured weight plus what the checks give."""
-        return self.config.weight + sum(check.weight_delta for check in self.checks)
+        return self.config.weight + sum(check.weight_delta for check in self.checks.values())
 
     @property
     def counts(self) -> bool:
@@ -150,4 +153,4 @@ class Server:
 
     def failed_checks(self) -> tuple[str, ...]:
         """The configured names of the checks that hold it down."""
-        return tuple(check.ref.name for check in self.checks if not check.up)
+        return tuple(name for name, check in self.checks.items() if not check.up)

@@ -244,14 +244,16 @@ class ServiceMachine(Pool):
 
     def _reported(self, fact: CheckReported, now: Instant) -> list[Action]:
         server = self.servers.get(fact.server)
-        if server is None or server.leaving or not 0 <= fact.slot < len(server.checks):
+        if server is None or server.leaving or fact.check not in server.checks:
             return []
-        check = server.checks[fact.slot]
-        check.text, check.latency_us, check.name = fact.text, fact.latency_us, fact.name
-        first = not check.has_run
-        check.has_run = True
+        check = server.checks[fact.check]
+        check.text, check.latency_us, check.runs_as = fact.text, fact.latency_us, fact.runs_as
         server.take_weight(fact)
         actions = self._reweigh(server, fact)
+        if fact.up is None:
+            return actions
+        first = not check.has_run
+        check.has_run = True
         reason = self._check_reason(server, fact)
         if check.up == fact.up:
             if first and not fact.up:
@@ -270,8 +272,8 @@ class ServiceMachine(Pool):
 
     def _forgotten(self, fact: CheckForgotten) -> list[Action]:
         server = self.servers.get(fact.server)
-        if server is not None and 0 <= fact.slot < len(server.checks):
-            check = server.checks[fact.slot]
+        check = server.checks.get(fact.check) if server is not None else None
+        if check is not None:
             check.has_run = False
             check.text = ""
         return []

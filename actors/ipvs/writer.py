@@ -206,7 +206,8 @@ class Writer:
         assert self._table is not None
         code = error.errno
         if order.verb is Verb.DELETE:
-            if code in (errno.ENOENT, errno.ESRCH):
+            # A destination that cannot be deleted because its service is missing is another matter.
+            if code == (errno.ESRCH if isinstance(order, ServiceOrder) else errno.ENOENT):
                 log.info("%s: was gone already", order)
                 return order, None
             return order, error

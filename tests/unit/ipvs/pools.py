@@ -86,7 +86,11 @@ class Player:
 
     def check(self, now_s: float, number: int, up: bool, slot: int = 0, **more: Any) -> list[Action]:
         """A check of 10.0.1.NUMBER says so."""
-        fact = CheckReported(server=f"[10.0.1.{number}]:tcp:80", slot=slot, name="c", up=up, ok=up, **more)
+        name = f"[10.0.1.{number}]:tcp:80"
+        server = self.machine.servers.get(name)
+        kind = server.config.checks[0].kind if server is not None and server.config.checks else "TCP_CHECK"
+        check = f"{kind}-{slot}@{name}@{VS}"
+        fact = CheckReported(server=name, check=check, runs_as="c", up=up, ok=up, **more)
         return self.at(now_s, fact)
 
     @property

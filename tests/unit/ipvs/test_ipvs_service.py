@@ -319,7 +319,7 @@ def test_a_check_with_new_options_starts_without_a_verdict() -> None:
     player = Player(virtual(real(1), real(2)))
     player.start()
     player.check(1, 1, False)
-    player.at(2, CheckForgotten(server=RS1, slot=0))
+    player.at(2, CheckForgotten(server=RS1, check=f"TCP_CHECK-0@{RS1}@{VS}"))
     assert player.pool == {"10.0.1.2": 1}
     player.check(3, 1, True)
     assert player.pool == {"10.0.1.1": 1, "10.0.1.2": 1}
