@@ -12,7 +12,7 @@ and back:
     ("failed", token, errno, operation)         it could not be started
     ("started", token, pid)
     ("ended", token, wait status, nanoseconds)
-When the socket closes, whatever still runs gets TERM, and a second later KILL.
+When the socket closes, whatever still runs gets TERM, and half a second later KILL.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ import time
 
 SOCKET_FD = 3
 LARGEST_MESSAGE = 1 << 20
-LAST_GRACE_S = 1.0
+LAST_GRACE_S = 0.5
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 

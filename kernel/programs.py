@@ -148,8 +148,8 @@ class ProgramRunner:
             self._loop.call_soon(self._finish, run.token, Ended(problem=problem))
         return run
 
-    async def close(self, timeout_s: float = 1.5) -> None:
-        """Ends the helper, and with it whatever still runs: TERM, a second later KILL."""
+    async def close(self, timeout_s: float = 1.0) -> None:
+        """Ends the helper, and with it whatever still runs: TERM, half a second later KILL."""
         pid, self._host_pid = self._host_pid, None
         self._drop_channel("the daemon stops")
         if pid is not None:
