@@ -111,14 +111,16 @@ class CheckersRoom:
                 await self._task
         if self._links is not None:
             self._links.close()
-        for running in self.running.values():
-            running.ref.stop(block=False)
+        refs = [running.ref for running in self.running.values()]
+        for ref in refs:
+            ref.stop(block=False)
         self.running.clear()
-        # The inboxes are emptied in the next turns of the loop.
-        for _ in range(1000):
-            if not len(self.poller):
-                break
-            await asyncio.sleep(0)
+        while refs:
+            # The mailroom hands the messages out over the next turns, in this order.
+            if refs[-1].is_alive():
+                await asyncio.sleep(0)
+            else:
+                refs.pop()
         restore_range(self.around)
         self.poller.close()
 
