@@ -295,8 +295,11 @@ class ProgramRunner:
             await asyncio.wait_for(ended.wait(), timeout_s)
         except TimeoutError:
             signal.pidfd_send_signal(descriptor, signal.SIGKILL)
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(ended.wait(), 1.0)
         finally:
             self._loop.remove_reader(descriptor)
-            with contextlib.suppress(ChildProcessError):  # reaped by somebody else
+            # Reaped by somebody else; or not ended yet, then whoever takes our children over reaps it.
+            with contextlib.suppress(ChildProcessError, BlockingIOError):
                 os.waitid(os.P_PIDFD, descriptor, os.WEXITED)
             os.close(descriptor)

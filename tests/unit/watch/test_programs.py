@@ -16,6 +16,9 @@ import pytest
 from holdfast.kernel.programs import Ended, Program, ProgramRunner, Run
 
 
+Play = Callable[[Callable[[], Coroutine[None, None, None]]], None]
+
+
 @asynccontextmanager
 async def a_runner(**options: object) -> AsyncIterator[ProgramRunner]:
     runner = ProgramRunner(asyncio.get_running_loop(), **options)  # type: ignore[arg-type]
@@ -45,11 +48,22 @@ async def appears(path: Path) -> str:
     raise AssertionError(f"{path} never came")
 
 
-def run(test: Callable[[], Coroutine[None, None, None]]) -> None:
-    asyncio.run(test())
+@pytest.fixture(params=["asyncio", "uvloop"])
+def run(request: pytest.FixtureRequest) -> Play:
+    """Runs a story on a loop of either kind."""
+    if request.param == "uvloop":
+        factory = pytest.importorskip("uvloop").new_event_loop
+    else:
+        factory = asyncio.new_event_loop
+
+    def play(test: Callable[[], Coroutine[None, None, None]]) -> None:
+        with asyncio.Runner(loop_factory=factory) as runner:
+            runner.run(test())
+
+    return play
 
 
-def test_exit_status_signal_and_what_cannot_be_started(tmp_path: Path) -> None:
+def test_exit_status_signal_and_what_cannot_be_started(tmp_path: Path, run: Play) -> None:
     async def story() -> None:
         async with a_runner() as runner:
             assert (await launch(runner, shell("exit 0"))[1]).ok
@@ -71,7 +85,7 @@ def test_exit_status_signal_and_what_cannot_be_started(tmp_path: Path) -> None:
     run(story)
 
 
-def test_what_a_program_finds_around_itself(tmp_path: Path) -> None:
+def test_what_a_program_finds_around_itself(tmp_path: Path, run: Play) -> None:
     out = tmp_path / "out"
     text = (
         "import json,os,sys,signal\n"
@@ -108,7 +122,7 @@ def test_what_a_program_finds_around_itself(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root may become somebody else")
-def test_a_program_runs_as_the_user_it_should(tmp_path: Path) -> None:
+def test_a_program_runs_as_the_user_it_should(tmp_path: Path, run: Play) -> None:
     tmp_path.chmod(0o777)
     out = tmp_path / "out"
 
@@ -128,7 +142,7 @@ def test_a_program_runs_as_the_user_it_should(tmp_path: Path) -> None:
     assert sorted(out.read_text().split("\n")[2].split()) == ["65534", "7"]
 
 
-def test_term_reaches_the_group_and_kill_what_ignores_it(tmp_path: Path) -> None:
+def test_term_reaches_the_group_and_kill_what_ignores_it(tmp_path: Path, run: Play) -> None:
     ready, child = tmp_path / "ready", tmp_path / "child"
 
     async def story() -> None:
@@ -150,7 +164,7 @@ def test_term_reaches_the_group_and_kill_what_ignores_it(tmp_path: Path) -> None
     run(story)
 
 
-def test_children_of_a_program_that_heeds_term_die_with_it(tmp_path: Path) -> None:
+def test_children_of_a_program_that_heeds_term_die_with_it(tmp_path: Path, run: Play) -> None:
     child = tmp_path / "child"
 
     async def story() -> None:
@@ -179,7 +193,7 @@ async def gone(pid: int) -> None:
     raise AssertionError(f"process {pid} is still there")
 
 
-def test_close_ends_what_runs(tmp_path: Path) -> None:
+def test_close_ends_what_runs(tmp_path: Path, run: Play) -> None:
     ready = tmp_path / "ready"
 
     async def story() -> None:
@@ -195,17 +209,18 @@ def test_close_ends_what_runs(tmp_path: Path) -> None:
     run(story)
 
 
-def test_a_helper_that_dies_is_replaced(tmp_path: Path) -> None:
+def test_a_helper_that_dies_is_replaced(tmp_path: Path, run: Play) -> None:
     ready = tmp_path / "ready"
 
     async def story() -> None:
         async with a_runner() as runner:
             handle, ended = launch(runner, shell(f"echo $PPID > {ready}; exec sleep 60"))
             helper = int(await appears(ready))
+            while handle.pid is None:
+                await asyncio.sleep(0.001)
             pid = handle.pid
             os.kill(helper, signal.SIGKILL)
             assert (await ended).problem == "the script helper died"
-            assert pid is not None
             await gone(pid)  # PDEATHSIG
             assert (await launch(runner, shell("exit 3"))[1]).exit_status == 3
             assert runner.helper_starts == 2
@@ -213,7 +228,7 @@ def test_a_helper_that_dies_is_replaced(tmp_path: Path) -> None:
     run(story)
 
 
-def test_hundreds_at_once() -> None:
+def test_hundreds_at_once(run: Play) -> None:
     async def story() -> None:
         async with a_runner() as runner:
             began = time.monotonic()
