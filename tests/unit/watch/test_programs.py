@@ -15,7 +15,6 @@ import pytest
 
 from holdfast.kernel.programs import Ended, Program, ProgramRunner, Run
 
-
 Play = Callable[[Callable[[], Coroutine[None, None, None]]], None]
 
 
