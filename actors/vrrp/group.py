@@ -97,6 +97,10 @@ class GroupMachine:
             case Wish.BACKUP:
                 self._wants.pop(member, None)
                 self._masters.discard(member)
+                if self.state is VrrpState.INIT:
+                    # Restored too late to go on as MASTER.
+                    self._ready.add(member)
+                    return self._begin(fact, now)
                 if self.state is not VrrpState.MASTER:
                     return []
                 return self._order_others(VrrpState.BACKUP, fact, now)

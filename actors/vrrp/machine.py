@@ -480,7 +480,7 @@ class VrrpMachine:
         actions += self._learn(fact)
         self._heard_at = now
         self._resigned = None
-        self._lower = fact if lower else None
+        self._lower = None
         self._wait(now, self._down)
         if self._wishing:
             self._wishing = False
