@@ -18,7 +18,7 @@ COMMANDS = {
     "release": "holdfast.cli.control:release",
     "resume": "holdfast.cli.control:resume",
     "schema": "holdfast.cli.schema:schema",
-    "replay": "holdfast.cli.replay:replay",
+    "replay": "holdfast.cli.replay:replay_command",
     "genhash": "holdfast.cli.genhash:genhash",
     "completion": "holdfast.cli.completion:completion",
 }

@@ -9,7 +9,7 @@ from holdfast.actors.vrrp.narration import address_texts
 from holdfast.actors.vrrp.takeover import subject_of_address
 
 if TYPE_CHECKING:
-    from holdfast.actors.vrrp.actor import VrrpActor
+    from holdfast.actors.vrrp.instance import VrrpActor
 
 
 def describe(actor: VrrpActor) -> InstanceDescription:

@@ -10,7 +10,7 @@ from holdfast.actors.vrrp.messages import VrrpMasterSeen, VrrpState, VrrpStateCh
 from holdfast.bus.envelope import Envelope
 
 if TYPE_CHECKING:
-    from holdfast.actors.vrrp.actor import VrrpActor
+    from holdfast.actors.vrrp.instance import VrrpActor
     from holdfast.actors.vrrp.room import Room
 
 _LIVED = (VrrpState.BACKUP, VrrpState.MASTER, VrrpState.FAULT)

@@ -15,7 +15,6 @@ from holdfast.actors.runtime.context import CellContext, Generation
 from holdfast.actors.runtime.linux import kernel_of
 from holdfast.actors.runtime.machine import Duration, Instant, S
 from holdfast.actors.vrrp import actions as act
-from holdfast.actors.vrrp.actor import VrrpActor
 from holdfast.actors.vrrp.config import VrrpInstance, VrrpRoom
 from holdfast.actors.vrrp.describe import describe, dump_text, statistics_text
 from holdfast.actors.vrrp.engine import Engine
@@ -30,11 +29,12 @@ from holdfast.actors.vrrp.facts import (
     TrackerKind,
     TrackerReported,
 )
-from holdfast.actors.vrrp.groups import Groups
+from holdfast.actors.vrrp.instance import VrrpActor
 from holdfast.actors.vrrp.messages import Describe, Description, Done, Release, Resume, VrrpState
 from holdfast.actors.vrrp.options import LeaseMode, MachineOptions, MissingPolicy
 from holdfast.actors.vrrp.restore import restored_facts
 from holdfast.actors.vrrp.statics import Statics
+from holdfast.actors.vrrp.sync import Groups
 from holdfast.actors.vrrp.takeover import subject_of_address, subject_of_route, subject_of_rule
 from holdfast.actors.watch.messages import FileValue, LinkState, ProcessQuorum, ScriptResult
 from holdfast.bus.base import Caller

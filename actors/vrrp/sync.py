@@ -12,7 +12,7 @@ from holdfast.actors.vrrp.config import SyncGroup, VrrpInstance
 from holdfast.actors.vrrp.group import GroupMachine, GroupReconfigured, GroupStop, MemberWish, Tell
 
 if TYPE_CHECKING:
-    from holdfast.actors.vrrp.actor import VrrpActor
+    from holdfast.actors.vrrp.instance import VrrpActor
     from holdfast.actors.vrrp.room import Room
 
 log = logging.getLogger("holdfast.vrrp")

@@ -1,0 +1,372 @@
+"""The shell of one virtual router: carries facts to its machine and the machine's orders out. It decides nothing.
+
+Packets and deadlines reach it by direct calls from the engine, everything else by its inbox.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from typing import Any, ClassVar, Protocol
+
+from holdfast.actors.runtime.actor import LoopActor
+from holdfast.actors.runtime.machine import Action, Deadline, Duration, Fact, Instant
+from holdfast.actors.vrrp import actions as act
+from holdfast.actors.vrrp.config import VrrpInstance
+from holdfast.actors.vrrp.engine import Engine, Line
+from holdfast.actors.vrrp.facts import (
+    AddressFailed,
+    AdvertReceived,
+    AdvertRejected,
+    FaultCleared,
+    FaultRaised,
+    LinkChanged,
+    Reconfigured,
+    SourceChanged,
+    Stalled,
+    Stop,
+)
+from holdfast.actors.vrrp.log import rejected_line
+from holdfast.actors.vrrp.machine import VrrpMachine
+from holdfast.actors.vrrp.messages import VrrpState, VrrpStateChanged
+from holdfast.actors.vrrp.options import MachineOptions
+from holdfast.actors.vrrp.packet import AdvertTemplate, PacketError, destinations_of, packed
+from holdfast.actors.vrrp.takeover import Takeover
+from holdfast.actors.vrrp.validation import Datagram, Expectation, Notice, comparison_key
+from holdfast.bus.messages import Event, EventId, Evidence, Reason, ReasonKind
+from holdfast.kernel.base import KernelError
+from holdfast.kernel.faces import Destination
+from holdfast.kernel.records import Received
+
+log = logging.getLogger("holdfast.vrrp")
+DETAIL = 15
+"""Between debug and info: keepalived's -D."""
+
+_DEADLINE = Deadline()
+
+
+class Surroundings(Protocol):
+    """What an instance needs of its room."""
+
+    engine: Engine
+    node: str
+
+    def publish(
+        self, subject: str, aspect: str, event: Event, causes: Sequence[EventId], retain: bool
+    ) -> EventId | None:
+        """To the bus."""
+
+    def forget(self, name: str) -> None:
+        """Nothing is retained of this instance any more."""
+
+    def wish(self, actor: VrrpActor, told: act.TellGroup, now: Instant) -> None:
+        """To the sync group of the instance."""
+
+    def source_of(self, instance: VrrpInstance) -> tuple[str | None, bool]:
+        """The address its adverts come from, and whether it is on the host."""
+
+
+class VrrpActor(LoopActor):
+    """One vrrp_instance. `ended`: its machine is in its last state."""
+
+    critical: ClassVar[bool] = True
+
+    def __init__(
+        self,
+        room: Surroundings,
+        instance: VrrpInstance,
+        options: MachineOptions,
+        made: Callable[[VrrpActor], None],
+    ) -> None:
+        """made: told of this actor itself, for the calls that do not go through its inbox."""
+        super().__init__()
+        made(self)
+        self.room = room
+        self.instance = instance
+        self.machine = VrrpMachine(instance, options)
+        self.takeover = Takeover(room.engine.kernel, instance)
+        self.expectation = Expectation(instance)
+        self._engine = room.engine
+        self._timers = room.engine.kernel.timers
+        self._line: Line | None = None
+        self._template: AdvertTemplate | None = None
+        self._destinations: tuple[Destination, ...] = ()
+        self._source: str | None = None
+        self._last_key: object = None
+        self._last_fact: AdvertReceived | None = None
+        self._logged: set[str] = set()
+        self._deadline: Instant | None = None
+        self._due_call: Callable[[Instant], None] = self._due
+        self._orders: dict[type[Action], Callable[[Any], None]] = {
+            act.SendAdvert: self._send_advert,
+            act.TakeOver: self._take_over,
+            act.LetGo: self._let_go,
+            act.Reconcile: self._reconcile,
+            act.Restore: self._restore,
+            act.RefreshLease: self._refresh_lease,
+            act.Announce: self._announce,
+            act.AnnounceSource: self._announce_source,
+            act.Publish: self._publish,
+            act.Log: self._log,
+        }
+        self._old_takeover: Takeover | None = None
+
+    def __repr__(self) -> str:
+        return f"<VrrpActor {self.instance.name} {self.machine.state}>"
+
+    # ------------------------------------------------------------ facts in
+
+    def on_receive(self, message: Fact) -> None:
+        """A fact by the inbox."""
+        self.take(message)
+
+    def take(self, fact: Fact, now: Instant | None = None) -> None:
+        """One step of the machine; its orders are carried out, its deadline is kept."""
+        if now is None:
+            now = self._timers.now()
+        machine = self.machine
+        told: list[act.TellGroup] = []
+        for action in machine.step(fact, now):
+            if type(action) is act.TellGroup:
+                told.append(action)  # its answer steps this machine again: when this list is done
+            else:
+                self._orders[type(action)](action)
+        deadline = machine.deadline
+        if deadline != self._deadline:
+            self._deadline = deadline
+            self._timers.set(self, deadline, self._due_call)
+        for wish in told:
+            self.room.wish(self, wish, now)
+
+    def _due(self, now: Instant) -> None:
+        self._deadline = None
+        self.take(_DEADLINE, now)
+
+    def packet(self, received: Received) -> None:
+        """A packet for our VRID: the same bytes as last time say the same."""
+        key: object
+        if self.instance.family == 4:
+            key = comparison_key(received.packet)
+        else:
+            key = (received.payload, received.source, received.ttl)
+        fact = self._last_fact
+        if fact is None or key != self._last_key:
+            fact = self._judge(received)
+            if fact is None:
+                return
+            self._last_key, self._last_fact = key, fact
+        self.take(fact)
+
+    def _judge(self, received: Received) -> AdvertReceived | None:
+        datagram = Datagram(
+            family=self.instance.family,
+            source=packed(received.source),
+            destination=packed(received.destination),
+            ttl=received.ttl,
+            message=received.payload,
+            total_length=received.total_length,
+            received_length=len(received.packet),
+        )
+        known_master = self._last_fact is not None and self._last_fact.source == received.source
+        check = not (self.instance.skip_check_adv_addr and known_master and self.machine.state == VrrpState.BACKUP)
+        try:
+            verdict = self.expectation.validate(datagram, self.machine.priority, check_addresses=check)
+        except PacketError as error:
+            if error.reject.value not in self._logged:
+                self._logged.add(error.reject.value)
+                log.info("%s", rejected_line(self.instance.name, received.source, error))
+            evidence: Evidence = dict(error.facts.items())
+            self.take(AdvertRejected(error.reject, received.source, evidence))
+            return None
+        for notice in verdict.notices:
+            if notice is Notice.ADDRESS_LIST:
+                self.machine.statistics.addr_list_err += 1
+            if notice.value in self._logged:
+                continue
+            self._logged.add(notice.value)
+            if notice is Notice.OLD_CHECKSUM:
+                log.info("(%s) Setting unicast VRRPv3 checksum to old version", self.instance.name)
+                self._build_template()
+            elif notice is Notice.ADDRESS_LIST:
+                log.info(
+                    "(%s) the adverts of %s have other addresses than ours: %s",
+                    self.instance.name,
+                    received.source,
+                    ", ".join(verdict.differing),
+                )
+            elif notice is Notice.INTERVAL:
+                log.info(
+                    "(%s) advertisement interval mismatch ours = %d centi-sec rcv'd=%d centi-sec",
+                    self.instance.name,
+                    self.instance.advert_interval_us // 10_000,
+                    (verdict.advert.interval or 0) // 10_000_000,
+                )
+        return verdict.advert
+
+    def kernel_failed(self, error: KernelError) -> None:
+        """One of our netlink requests was refused."""
+        log.warning("(%s) %s", self.instance.name, error)
+        self.take(AddressFailed(error.subject, error.operation, error.errno, error.text))
+
+    def stalled(self, duration: Duration, unseen: Duration, evidence: Evidence) -> None:
+        """This process did not run."""
+        self.take(Stalled(duration, unseen, evidence))
+
+    # ------------------------------------------------------------ socket and source
+
+    def open_line(self) -> None:
+        """Joins the socket of its interface; a failure is a fault that clears when it succeeds."""
+        if self._line is not None:
+            self._engine.detach(self, self._line)
+            self._line = None
+        try:
+            self._line = self._engine.attach(self, receive_buffer_bytes=self.instance.kernel_rx_buf_bytes)
+        except KernelError as error:
+            self._fault("socket", self._link_subject, str(error), error.errno)
+            return
+        self.take(
+            FaultCleared("socket", Reason(kind=ReasonKind.LINK_UP, node=self.room.node, subject=self._link_subject))
+        )
+        self._build_template()
+
+    @property
+    def _link_subject(self) -> str:
+        return f"link/{self.instance.interface}"
+
+    def close_line(self) -> None:
+        """Leaves the socket."""
+        if self._line is not None:
+            self._engine.detach(self, self._line)
+            self._line = None
+
+    def _fault(self, key: str, subject: str, problem: str, errno: int) -> None:
+        evidence: Evidence = {"problem": problem, "errno": errno}
+        reason = Reason(kind=ReasonKind.LINK_MISSING, node=self.room.node, subject=subject, evidence=evidence)
+        self.take(FaultRaised(key, reason))
+
+    def look_for_source(self, causes: tuple[EventId, ...] = ()) -> None:
+        """The address of our adverts may have changed."""
+        source, present = self.room.source_of(self.instance)
+        if source != self._source:
+            self._source = source
+            self._build_template()
+        self.take(SourceChanged(source, present, causes))
+
+    def _build_template(self) -> None:
+        if self._source is None or self._line is None:
+            return
+        first_id = 0 if self._template is None else self._template.last_id
+        old = self.expectation.old_checksum_seen
+        self._template = AdvertTemplate(self.instance, self._source, old_checksum=old, first_id=first_id)
+        socket = self._line.socket
+        hop_limit = self.instance.unicast_ttl if self.instance.unicast else None
+        self._destinations = tuple(
+            socket.destination(address, source=self._source, hop_limit=hop_limit)
+            if self.instance.family == 6
+            else socket.destination(address)
+            for address in destinations_of(self.instance)
+        )
+        self._last_key = self._last_fact = None
+
+    def link_changed(self, name: str, *, up: bool, exists: bool, causes: tuple[EventId, ...] = ()) -> None:
+        """A link that concerns us."""
+        self.takeover.invalidate()
+        if name == self.instance.interface and exists and self._line is None:
+            self.open_line()
+            self.look_for_source()
+        self.take(LinkChanged(name, up, exists, causes))
+
+    # ------------------------------------------------------------ orders out
+
+    def _send_advert(self, order: act.SendAdvert) -> None:
+        if self._template is None or self._line is None:
+            return
+        buffers = self._template.patch(order.priority)
+        messages = [(bytes(buffer), to) for buffer, to in zip(buffers, self._destinations, strict=True)]
+        self._engine.advert(self._line, self, messages)
+
+    def _take_over(self, order: act.TakeOver) -> None:
+        if not self.instance.accept:
+            self._engine.kernel.firewall.block(self.takeover.addresses)
+        self._engine.request(self.takeover.add(order.valid_lft_s), self)
+
+    def _let_go(self, order: act.LetGo) -> None:
+        self._engine.drop_announcements(self)
+        self._engine.request(self.takeover.remove(), None if order.forced else self)
+        if not self.instance.accept:
+            self._engine.kernel.firewall.unblock(self.takeover.addresses)
+
+    def _reconcile(self, order: act.Reconcile) -> None:
+        old, self._old_takeover = self._old_takeover, None
+        if old is not None:
+            self._engine.request(self.takeover.without(old), self)
+        before = set(old.addresses) if old is not None else set()
+        fresh = [spec for spec in self.takeover.addresses if spec not in before]
+        self._engine.request(self.takeover.add(order.valid_lft_s), self)
+        if fresh:
+            subjects = [f"address/{spec.address}@{spec.dev or self.instance.interface}" for spec in fresh]
+            self._engine.announce(self.takeover.announcement_of(subjects), self.instance.garp.master_repeat, self)
+        if old is not None and old.instance.accept != self.instance.accept:
+            change = self._engine.kernel.firewall
+            (change.unblock if self.instance.accept else change.block)(self.takeover.addresses)
+
+    def _restore(self, order: act.Restore) -> None:
+        self._engine.request(self.takeover.some(order.subjects, order.valid_lft_s), self)
+        self._engine.announce(self.takeover.announcement_of(order.subjects), 1, self)
+
+    def _refresh_lease(self, order: act.RefreshLease) -> None:
+        self._engine.request(self.takeover.refresh(order.valid_lft_s), self, if_sent=self)
+
+    def _announce(self, order: act.Announce) -> None:
+        self._engine.announce(self.takeover.announcement(), order.repeat, self)
+
+    def _announce_source(self, _order: act.AnnounceSource) -> None:
+        self._engine.announce(self.takeover.announcement_of_source(self._source), 1, self)
+
+    def _publish(self, order: act.Publish) -> None:
+        if isinstance(order.event, VrrpStateChanged):
+            self._logged.clear()
+        subject = f"vrrp/{self.instance.name}"
+        self._engine.afterwards(
+            lambda: self.room.publish(subject, order.aspect, order.event, order.causes, order.retain)
+        )
+
+    def _log(self, order: act.Log) -> None:
+        level = DETAIL if order.detail else logging.INFO
+        if log.isEnabledFor(level):
+            self._engine.afterwards(lambda: log.log(level, "%s", order.text))
+
+    # ------------------------------------------------------------ reload and end
+
+    def reconfigure(self, instance: VrrpInstance, options: MachineOptions, causes: tuple[EventId, ...]) -> None:
+        """A reload changed this instance, perhaps even its name; what the kernel holds is compared, not set anew."""
+        renamed = instance.name != self.instance.name
+        same_line = (instance.interface, instance.family, instance.unicast, instance.mcast_group) == (
+            self.instance.interface,
+            self.instance.family,
+            self.instance.unicast,
+            self.instance.mcast_group,
+        )
+        if renamed:
+            self.room.forget(self.instance.name)
+        if not same_line:
+            self.close_line()
+        self._old_takeover = self.takeover
+        self.instance = instance
+        self.takeover = Takeover(self._engine.kernel, instance)
+        self.expectation = Expectation(instance)
+        self._last_key = self._last_fact = None
+        if not same_line:
+            self.open_line()
+        source, present = self.room.source_of(instance)
+        self._source = source
+        self._build_template()
+        self.take(SourceChanged(source, present, causes))
+        self.take(Reconfigured(instance, options, causes))
+
+    def end(self, *, deleted: bool = False, keep: bool = False, causes: tuple[EventId, ...] = ()) -> None:
+        """The last step; sockets stay open until what it ordered has left."""
+        self.take(Stop(deleted, keep, causes))
+        self._engine.flush()
+        self._timers.set(self, None, self._due_call)
+        self.close_line()

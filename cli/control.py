@@ -1,0 +1,77 @@
+"""Commands that change something: reload, release, resume."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import click
+
+from holdfast.actors.runtime.messages import Reload, Reloaded
+from holdfast.actors.vrrp.messages import Done, Release, Resume
+from holdfast.bus.base import BusError
+from holdfast.bus.client import Client
+from holdfast.bus.messages import Command, Failed, Reply
+from holdfast.cli.common import Exit, fail, json_option, no_daemon, print_json, run_dir_option
+
+
+def ask(run_dir: Path, subject: str, command: Command, timeout_s: float) -> Reply:
+    """The reply of a living daemon; ends the command otherwise."""
+    with Client(run_dir) as client:
+        try:
+            return client.request(subject, command, timeout_s=timeout_s)
+        except BusError as error:
+            if not client.alive():
+                no_daemon(run_dir)
+            fail(f"{subject} did not answer: {error}")
+
+
+@click.command()
+@click.option("--timeout", default=130.0, show_default=True, help="Seconds to wait for the new configuration.")
+@run_dir_option
+@json_option
+def reload(timeout: float, run_dir: Path, as_json: bool) -> None:
+    """Read the configuration anew. With an error in it nothing changes: the old one goes on (exit code 4)."""
+    reply = ask(run_dir, "supervisor", Reload(), timeout)
+    if not isinstance(reply, Reloaded):
+        fail(str(getattr(reply, "message", reply)))
+    if as_json:
+        print_json({"ok": reply.ok, "generation": reply.number, "changed": reply.changed, "messages": reply.messages})
+    else:
+        for line in reply.messages:
+            click.echo(line, err=not reply.ok)
+        if reply.ok:
+            click.echo(f"generation {reply.number} is in force, {reply.changed} slices changed")
+        else:
+            click.echo(f"refused: generation {reply.number} goes on", err=True)
+    sys.exit(Exit.WELL if reply.ok else Exit.NOT_WELL)
+
+
+def _order(run_dir: Path, command: Command, as_json: bool) -> None:
+    reply = ask(run_dir, "vrrp", command, 5.0)
+    if isinstance(reply, Failed):
+        fail(reply.message)
+    message = reply.message if isinstance(reply, Done) else str(reply)
+    if as_json:
+        print_json({"ok": True, "message": message})
+    else:
+        click.echo(message)
+
+
+@click.command()
+@click.argument("instance")
+@click.option("--why", "reason", default="", help="Kept in the event, for those who ask later.")
+@run_dir_option
+@json_option
+def release(instance: str, reason: str, run_dir: Path, as_json: bool) -> None:
+    """Hand mastership of INSTANCE (and its sync group) over for maintenance; it stays BACKUP until `resume`."""
+    _order(run_dir, Release(instance=instance, why=reason), as_json)
+
+
+@click.command()
+@click.argument("instance")
+@run_dir_option
+@json_option
+def resume(instance: str, run_dir: Path, as_json: bool) -> None:
+    """End the maintenance of INSTANCE: it takes part in elections again."""
+    _order(run_dir, Resume(instance=instance), as_json)

@@ -1,0 +1,147 @@
+"""`holdfast run`: the daemon, with keepalived's own option letters."""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+import sys
+from pathlib import Path
+
+import click
+
+from holdfast.cli.common import DEFAULT_RUN_DIR, fail
+from holdfast.cli.logs import configure_logs
+from holdfast.cli.reading import Reading, check_and_report
+
+DEFAULT_CONFIG = Path("/etc/keepalived/keepalived.conf")
+OWN_CONFIG = Path("/etc/holdfast/holdfast.conf")
+SIGNALS = {"STOP": 15, "RELOAD": 1, "DATA": 10, "STATS": 12, "STATS_CLEAR": 63, "JSON": 36}
+
+
+def default_config() -> Path:
+    """Ours when it is there, else keepalived's."""
+    return OWN_CONFIG if OWN_CONFIG.exists() else DEFAULT_CONFIG
+
+
+def short_host_name() -> str:
+    """keepalived's configuration id when -i is not given."""
+    return socket.gethostname().partition(".")[0]
+
+
+@click.command(context_settings={"help_option_names": ["-h", "--help"]})
+@click.option("-f", "--use-file", "config", type=click.Path(path_type=Path), help="Configuration file.")
+@click.option(
+    "--settings", type=click.Path(path_type=Path), help="holdfast.toml (default /etc/holdfast/holdfast.toml)."
+)
+@click.option("--run-dir", type=click.Path(path_type=Path), default=DEFAULT_RUN_DIR, show_default=True)
+@click.option("-P", "--vrrp", "only_vrrp", is_flag=True, help="Only VRRP and BFD, no virtual servers.")
+@click.option("-C", "--check", "only_check", is_flag=True, help="Only virtual servers and their checkers.")
+@click.option("-B", "--no_bfd", "no_bfd", is_flag=True, help="No BFD.")
+@click.option("-n", "--dont-fork", "foreground", is_flag=True, help="Stay in the foreground.")
+@click.option("-l", "--log-console", is_flag=True, help="Log to the console.")
+@click.option("-D", "--log-detail", count=True, help="More detail in the log.")
+@click.option(
+    "-S", "--log-facility", default="daemon", show_default=True, help="Syslog facility (0-7, local0, user ...)."
+)
+@click.option("-g", "--log-file", type=click.Path(path_type=Path), help="Also log to this file.")
+@click.option("-G", "--no-syslog", is_flag=True, help="Do not log to syslog.")
+@click.option("-d", "--dump-conf", is_flag=True, help="Log the configuration as it was understood.")
+@click.option("-t", "--config-test", is_flag=True, help="Check the configuration and exit (holdfast check).")
+@click.option("-i", "--config-id", help="Id for lines beginning with @ (default: the host's short name).")
+@click.option("-e", "--all-config", is_flag=True, help="Every problem of an include is an error.")
+@click.option("-s", "--namespace", help="Network namespace to run in.")
+@click.option("-p", "--pid", "pid_file", type=click.Path(path_type=Path), help="Pid file.")
+@click.option("-r", "--vrrp_pid", type=click.Path(path_type=Path), help="Accepted for compatibility; unused.")
+@click.option("-c", "--checkers_pid", type=click.Path(path_type=Path), help="Accepted for compatibility; unused.")
+@click.option("-b", "--bfd_pid", type=click.Path(path_type=Path), help="Accepted for compatibility; unused.")
+@click.option("-u", "--umask", help="Numeric umask.")
+@click.option("-X", "--release-vips", is_flag=True, help="Accepted for compatibility; addresses follow the state.")
+@click.option("-V", "--dont-release-vrrp", is_flag=True, help="Keep addresses, routes and rules at the end.")
+@click.option("-I", "--dont-release-ipvs", is_flag=True, help="Keep the IPVS table at the end.")
+@click.option("-R", "--dont-respawn", is_flag=True, help="Accepted for compatibility; a cell that dies is put back.")
+@click.option("-a", "--address-monitoring", is_flag=True, help="Log all address additions and deletions.")
+@click.option("-x", "--snmp", is_flag=True, help="Accepted for compatibility; there is no SNMP.")
+@click.option("--ignore-sigint", is_flag=True, help="Do not stop on SIGINT.")
+@click.option(
+    "--record", type=click.Path(path_type=Path), help="Record the sessions of the VRRP machines in this folder."
+)
+@click.option("--signum", type=click.Choice(list(SIGNALS)), help="Print the number of a signal and exit.")
+@click.option("--check-settings", is_flag=True, hidden=True)
+def run(
+    config: Path | None,
+    settings: Path | None,
+    run_dir: Path,
+    only_vrrp: bool,
+    only_check: bool,
+    no_bfd: bool,
+    foreground: bool,
+    log_console: bool,
+    log_detail: int,
+    log_facility: str,
+    log_file: Path | None,
+    no_syslog: bool,
+    dump_conf: bool,
+    config_test: bool,
+    config_id: str | None,
+    all_config: bool,
+    namespace: str | None,
+    pid_file: Path | None,
+    umask: str | None,
+    dont_release_vrrp: bool,
+    dont_release_ipvs: bool,
+    ignore_sigint: bool,
+    record: Path | None,
+    signum: str | None,
+    **_compatible: object,
+) -> None:
+    """Run the daemon with a keepalived.conf.
+
+    The option letters are keepalived's. Signals: HUP reload, TERM and INT stop, USR1 dump, USR2 statistics.
+    """
+    if signum is not None:
+        click.echo(SIGNALS[signum])
+        return
+    reading = Reading(
+        path=config or default_config(),
+        settings_path=settings,
+        config_id=config_id or short_host_name(),
+        only=("vrrp" if only_vrrp else "check" if only_check else None),
+        without_bfd=no_bfd,
+        strict_includes=all_config,
+        keep_vrrp=dont_release_vrrp,
+        keep_ipvs=dont_release_ipvs,
+    )
+    if config_test:
+        sys.exit(check_and_report(reading))
+    if umask is not None:
+        os.umask(int(umask, 0))
+    if namespace is not None:
+        _enter(namespace)
+    if record is not None:
+        os.environ["HOLDFAST_RECORD"] = str(record.resolve())
+    configure_logs(console=log_console, detail=log_detail, facility=log_facility, file=log_file, syslog=not no_syslog)
+    from holdfast.actors.runtime import process, supervisor  # noqa: PLC0415 - not needed for -t and --signum
+
+    if not foreground:
+        process.daemonize()
+    log = logging.getLogger("holdfast")
+    log.info("Starting holdfast with %s", reading.path)
+    options = supervisor.Options(
+        run_dir=run_dir.absolute(),
+        load=reading.load,
+        pid_file=pid_file if pid_file is not None else run_dir.absolute() / "holdfast.pid",
+        ignore_sigint=ignore_sigint,
+        dump_at_start=dump_conf,
+    )
+    sys.exit(supervisor.run(options))
+
+
+def _enter(namespace: str) -> None:
+    from holdfast.kernel.base import KernelError  # noqa: PLC0415
+    from holdfast.kernel.privileges import enter_network_namespace  # noqa: PLC0415
+
+    try:
+        enter_network_namespace(namespace)
+    except KernelError as error:
+        fail(f"network namespace {namespace}: {error}")

@@ -1,0 +1,86 @@
+"""`holdfast tail`: events as they happen."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from pathlib import Path
+
+import click
+
+from holdfast.bus.client import Client
+from holdfast.bus.envelope import Envelope
+from holdfast.cli.common import json_option, run_dir_option
+from holdfast.cli.history import history
+from holdfast.cli.lines import as_json as envelope_json
+from holdfast.cli.lines import line
+from holdfast.cli.rooms import import_messages
+from holdfast.cli.why import parse_time
+
+HIDDEN = ("slice/",)
+"""Not for eyes: slices of the configuration may hold passwords."""
+
+
+@click.command()
+@click.argument("prefixes", nargs=-1)
+@click.option("--prefix", "more", multiple=True, help="A topic prefix without the node, as the arguments.")
+@click.option("--since", metavar="TIME", help="Begin with what happened since TIME (10:31, 5m, ISO 8601).")
+@click.option("--retained", is_flag=True, help="Begin with the state of everything as it is now.")
+@click.option("--count", type=click.IntRange(1), help="End after so many events.")
+@run_dir_option
+@json_option
+def tail(
+    prefixes: tuple[str, ...],
+    more: tuple[str, ...],
+    since: str | None,
+    retained: bool,
+    count: int | None,
+    run_dir: Path,
+    as_json: bool,
+) -> None:
+    """Follow events live, all or those under PREFIXES (vrrp/, bfd/b0, rs/). Survives restarts of the daemon.
+
+    A gap in what was received is told with its size; nothing is missed silently.
+    """
+    wanted = tuple(dict.fromkeys((*prefixes, *more))) or ("",)
+    import_messages()
+    left = count if count is not None else -1
+    seen: set[object] = set()
+
+    def show(envelope: Envelope) -> None:
+        nonlocal left
+        if envelope.id in seen or any(envelope.subject.startswith(hidden) for hidden in HIDDEN):
+            return
+        click.echo(json.dumps(envelope_json(envelope), default=str) if as_json else line(envelope))
+        left -= 1
+        if left == 0:
+            sys.exit(0)
+
+    if since is not None:
+        after = parse_time(since)
+        for envelope in history(run_dir, since_wall_ns=after):
+            if any(_under(envelope, prefix) for prefix in wanted):
+                show(envelope)
+                seen.add(envelope.id)
+    started = 0 if retained or since is not None else time.time_ns()
+    try:
+        with Client(run_dir) as client:
+            stream = client.follow(wanted[0] if len(wanted) == 1 else "", since_wall_ns=started)
+            missed = 0
+            for envelope in stream:
+                if stream.missed > missed:
+                    click.echo(
+                        f"-- {stream.missed - missed} events were missed; what they left behind follows", err=True
+                    )
+                    missed = stream.missed
+                if any(_under(envelope, prefix) for prefix in wanted):
+                    show(envelope)
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except BrokenPipeError:
+        sys.exit(0)
+
+
+def _under(envelope: Envelope, prefix: str) -> bool:
+    return envelope.topic.partition("/")[2].startswith(prefix)

@@ -1,0 +1,167 @@
+"""The report on a screen."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from holdfast.cli.views.report import Report
+
+COLOURS = {"MASTER": "green", "BACKUP": "cyan", "FAULT": "red", "Up": "green", "Down": "red", "dead": "red"}
+
+
+def show(report: Report, *, wide: bool, only: str | None) -> None:
+    """Prints everything that was collected."""
+    console = Console(highlight=False, soft_wrap=True)
+    console.print(f"[bold]{report.node}[/bold]  ({report.run_dir})")
+    if report.vrrp is not None:
+        _vrrp(console, report, wide=wide)
+    if report.bfd:
+        _bfd(console, report.bfd)
+    if report.services:
+        _services(console, report.services)
+    if report.checks and (wide or only == "checks"):
+        _checks(console, report.checks)
+    if report.cells is not None:
+        _cells(console, report)
+    if report.troubles:
+        console.print()
+        for line in report.troubles:
+            console.print(f"[red]![/red] {line}")
+
+
+def _plain(*columns: str) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="bold dim")
+    for column in columns:
+        table.add_column(column, overflow="fold")
+    return table
+
+
+def _colour(word: str) -> str:
+    colour = COLOURS.get(word)
+    return f"[{colour}]{word}[/{colour}]" if colour else word
+
+
+def duration(seconds: float) -> str:
+    """`3d04h`, `2h05m`, `4m10s`, `12.3s`."""
+    if seconds < 60:
+        return f"{seconds:.1f}s"
+    minutes, rest = divmod(int(seconds), 60)
+    if minutes < 60:
+        return f"{minutes}m{rest:02d}s"
+    hours, minutes = divmod(minutes, 60)
+    if hours < 48:
+        return f"{hours}h{minutes:02d}m"
+    days, hours = divmod(hours, 24)
+    return f"{days}d{hours:02d}h"
+
+
+def _vrrp(console: Console, report: Report, *, wide: bool) -> None:
+    assert report.vrrp is not None
+    if not report.vrrp:
+        return
+    table = _plain("INSTANCE", "STATE", "FOR", "PRIORITY", "MASTER", "ADDRESSES")
+    for each in report.vrrp:
+        state = _colour(each["state"]) + (" (maintenance)" if each["released"] else "")
+        priority = str(each["effective"]) + (f" ({each['base']})" if each["base"] != each["effective"] else "")
+        master = "this node" if each["state"] == "MASTER" else (each["master"] or "-")
+        addresses = " ".join(each["addresses"]) + f" on {each['interface']}"
+        table.add_row(each["name"], state, duration(each.get("for_s", 0.0)), priority, master, addresses)
+    console.print()
+    console.print(table)
+    for each in report.vrrp:
+        if each.get("why"):
+            console.print(f"  [dim]{each['name']}[/dim]: {each['state']} because {each['why']}")
+        if each["waiting"]:
+            console.print(f"  [dim]{each['name']}[/dim]: waits for {', '.join(each['waiting'])}")
+        for item in each["tracked"]:
+            if wide or item["fault"]:
+                weight = "FAULT" if item["fault"] else f"{item['value']:+d}"
+                console.print(f"  [dim]{each['name']}[/dim]: tracks {item['subject']}: {weight}")
+        if wide:
+            counts = ", ".join(f"{key} {value}" for key, value in each["statistics"].items() if value)
+            lease = f"lease {each['lease_s']} s" if each["lease_s"] else "no lease"
+            console.print(
+                f"  [dim]{each['name']}[/dim]: VRID {each['vrid']}, version {each['version']}, {lease}; {counts}"
+            )
+    for group in report.groups or []:
+        console.print(f"  group {group['name']}: {_colour(group['state'])} ({', '.join(group['members'])})")
+    if wide and report.delays:
+        console.print(f"  deadlines late: {', '.join(f'{key} {value}' for key, value in report.delays.items())}")
+
+
+def _bfd(console: Console, sessions: list[dict[str, Any]]) -> None:
+    table = _plain("SESSION", "STATE", "NEIGHBOR", "TX/RX", "DETECTION", "FOR", "WHY")
+    for each in sessions:
+        table.add_row(
+            each["name"],
+            _colour(each["state"]),
+            each["neighbor"],
+            f"{each['transmit_us'] / 1000:g}/{each['receive_us'] / 1000:g} ms",
+            f"{each['detection_us'] / 1000:g} ms",
+            duration(each["since_s"]),
+            each["why"],
+        )
+    console.print()
+    console.print(table)
+
+
+def _services(console: Console, services: list[dict[str, Any]]) -> None:
+    table = _plain("SERVICE / SERVER", "STATE", "WEIGHT", "ACTIVE", "INACTIVE", "CONN/S", "CHECKS")
+    for service in services:
+        state = "[green]up[/green]" if service["up"] else "[red]no quorum[/red]"
+        rate = str(service["counters"]["connections_per_s"])
+        table.add_row(f"{service['name']} {service['scheduler']}", state, str(service["weight_sum"]), "", "", rate, "")
+        for server in service["servers"]:
+            up = "[green]up[/green]" if server["up"] else "[red]down[/red]"
+            if server["draining"]:
+                up = "[yellow]draining[/yellow]"
+            if server["sorry"]:
+                up += " (sorry)"
+            checks = "; ".join(
+                f"{check['kind']} {check['text']} ({check['latency_us'] / 1000:.1f} ms)" for check in server["checks"]
+            )
+            table.add_row(
+                f"  {server['name']} {server['method']}",
+                up,
+                str(server["effective_weight"]),
+                str(server["active_connections"]),
+                str(server["inactive_connections"]),
+                str(server["counters"]["connections_per_s"]),
+                checks,
+            )
+    console.print()
+    console.print(table)
+
+
+def _checks(console: Console, checks: list[dict[str, Any]]) -> None:
+    table = _plain("CHECK", "RESULT", "LATENCY", "SERVERS", "REASON")
+    for each in checks:
+        result = {True: "[green]up[/green]", False: "[red]down[/red]", None: "-"}[each["up"]]
+        servers = ", ".join(sorted({target["real_server"] for target in each["targets"]}))
+        table.add_row(each["check"], result, f"{each['latency_us'] / 1000:.1f} ms", servers, each["text"])
+    console.print()
+    console.print(table)
+
+
+def _cells(console: Console, report: Report) -> None:
+    assert report.cells is not None
+    table = _plain("CELL", "STATUS", "PID", "RESTARTS", "ROOMS", "BUS")
+    for each in report.cells:
+        bus = each.get("bus", {})
+        counts = f"{bus.get('published', 0)} sent, {bus.get('dropped', 0)} dropped, {bus.get('missed', 0)} missed"
+        status = each["status"] if each["answers"] else "dead"
+        rooms = ", ".join(each.get("rooms", [])) or "-"
+        table.add_row(
+            each["name"], _colour(status), str(each.get("pid", "-")), str(each.get("restarts", 0)), rooms, counts
+        )
+    console.print()
+    console.print(table)
+    if report.config is not None:
+        state = "in force" if report.config["ok"] else "[red]the last reload was refused[/red]"
+        console.print(f"configuration: generation {report.config['number']} of {report.config['source']}, {state}")
+        if not report.config["ok"]:
+            for line in report.config["messages"]:
+                console.print(f"  {line}", markup=False)
