@@ -1,5 +1,6 @@
 """The checkers room of a cell: takes its part of the configuration in and keeps one actor for each check.
 
+Which virtual servers a cell looks after is decided by actors/runtime/placement.py; checks are shared within a cell.
 A large configuration is taken in little by little (SLICE_OF_TIME_S at a time), so that checks go on on time meanwhile.
 """
 
@@ -8,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import re
 import resource
 import time
 from collections import deque
@@ -73,8 +73,7 @@ class CheckersRoom:
         self.poller = Poller(context.loop, context.timers)
         programs = programs_of(context)
         self.around = Surroundings(context.loop, self.poller, context.bus, context.run_dir, programs)
-        cell, cells = share_of(context)
-        self.plan = Plan(cell, cells)
+        self.plan = Plan()
         self.running: dict[str, Running] = {}
         self._by_name: dict[str, str] = {}
         self._former = _results(context.restored)
@@ -378,14 +377,6 @@ def _word(up: bool | None) -> str:
 def _tell_failure(task: asyncio.Task[None]) -> None:
     if not task.cancelled() and task.exception() is not None:
         log.error("the configuration of the checks could not be taken in", exc_info=task.exception())
-
-
-def share_of(context: CellContext) -> tuple[int, int]:
-    """(our number, how many checkers cells there are): `checkers-2` is number 2; a cell of another name has all."""
-    cells = max(1, context.settings.cells.checkers)
-    found = re.fullmatch(r"checkers-(\d+)", context.cell)
-    number = int(found[1]) if found else 0
-    return (number, cells) if number < cells else (0, 1)
 
 
 def raise_descriptor_limit() -> None:

@@ -1,4 +1,4 @@
-"""Which checks run in this cell, from the slices of all virtual servers: identical ones once, spread over the cells.
+"""Which checks run in this cell, from the slices of its virtual servers: identical ones once.
 
 Pure bookkeeping that is cheap to change a little at a time: a reload of 37,000 servers is taken in service by service,
 and the cell answers in between.
@@ -43,18 +43,11 @@ class Wanted(msgspec.Struct):
 
 
 class Plan:
-    """What is wanted, by sameness. cell, cells: ours is number `cell` of `cells`; a check belongs to one of them."""
+    """What is wanted, by sameness."""
 
-    def __init__(self, cell: int = 0, cells: int = 1) -> None:
-        assert 0 <= cell < cells
-        self.cell = cell
-        self.cells = cells
+    def __init__(self) -> None:
         self.wanted: dict[str, Wanted] = {}
         self._entries: dict[str, tuple[Entry, ...]] = {}
-
-    def ours(self, identity: str) -> bool:
-        """Whether this cell runs it. By the check alone, so that other checks coming and going move nothing."""
-        return int(identity, 16) % self.cells == self.cell
 
     def put(self, name: str, checks: ServiceChecks | None) -> set[str]:
         """Takes the slice of a virtual server, None: it is gone. Returns the samenesses that this touched."""
@@ -85,8 +78,6 @@ class Plan:
     def _read(self, checks: ServiceChecks) -> Iterable[Entry]:
         for server in checks.servers:
             for spec in server.checks:
-                if self.cells > 1 and not self.ours(identity_of(spec)):
-                    continue
                 target = Target(spec.name, checks.service, server.server, spec.alpha)
                 yield Entry(sameness_of(spec), target, spec)
 

@@ -1,4 +1,4 @@
-"""Which checks run where: sharing, identity, partition."""
+"""Which checks run: sharing, identity, names."""
 
 from __future__ import annotations
 
@@ -147,17 +147,6 @@ def test_names(check: Check, start: str):
     name = name_of(check, identity_of(check))
     assert name == start + identity_of(check)
     assert "/" not in name
-
-
-@given(st.lists(st.integers(1, 250), min_size=1, max_size=40, unique=True), st.integers(1, 5))
-def test_each_check_belongs_to_one_cell(places: list[int], cells: int):
-    checks = [TcpCheck(name="", connection=at(80, f"10.0.1.{place}")) for place in places]
-    seen: list[str] = []
-    for cell in range(cells):
-        plan = Plan(cell, cells)
-        plan.put("a", service("a", *checks))
-        seen += plan.wanted
-    assert sorted(seen) == sorted(sameness_of(check) for check in checks)
 
 
 @given(st.lists(st.tuples(st.sampled_from("abc"), st.lists(st.integers(0, 4), max_size=4)), max_size=12))

@@ -14,7 +14,7 @@ import pytest
 from checks_lab import at, full_port, refused_port, silent, tcp_server
 
 from holdfast.actors.checkers import actor, base
-from holdfast.actors.checkers.actor import CheckersRoom, share_of
+from holdfast.actors.checkers.actor import CheckersRoom
 from holdfast.actors.checkers.check_actor import RunningCheck
 from holdfast.actors.checkers.config import (
     Check,
@@ -42,7 +42,7 @@ from holdfast.actors.watch.messages import FileValue, LinkAddresses
 from holdfast.bus.envelope import Envelope
 from holdfast.bus.fake import FakeBus
 from holdfast.bus.messages import Failed, Reason, ReasonKind
-from holdfast.config.settings import CellSettings, Settings
+from holdfast.config.settings import Settings
 from holdfast.kernel.timers import DeadlineHeap
 
 REASON = Reason(kind=ReasonKind.STARTED, node="lb1", subject="test")
@@ -52,7 +52,7 @@ EventT = TypeVar("EventT")
 class Cell:
     """A room with its bus and what it was told so far."""
 
-    def __init__(self, run_dir: Path, restored: list[Envelope] | None = None, name: str = "checkers-0") -> None:
+    def __init__(self, run_dir: Path, restored: list[Envelope] | None = None, name: str = "checkers") -> None:
         loop = asyncio.get_running_loop()
         self.mailroom = Mailroom(loop)
         self.mailroom.open()
@@ -329,7 +329,7 @@ async def test_an_operator_suspends_and_runs_checks(tmp_path: Path):
     async with cell(tmp_path) as here, tcp_server(silent) as port:
         await here.load(service("vs", tcp(port)), service("slow", tcp(port, delay_loop_us=60_000_000)))
         slow = await here.result(lambda each: each.targets[0].virtual_server == "slow")
-        subject = "checkers/checkers-0"
+        subject = "checkers/checkers"
         reply = await here.bus.request(subject, SuspendCheck(virtual_server="vs"))
         assert reply == CheckDone(message="1 check(s) suspended")
         await here.until(CheckStateChanged, lambda each: each.suspended)
@@ -436,20 +436,10 @@ async def test_a_large_configuration_leaves_the_loop_its_turns(tmp_path: Path):
         assert here.room.running
 
 
-def test_cells_share_the_checks():
-    class Context:
-        cell = "checkers-2"
-        settings = Settings(cells=CellSettings(checkers=4))
-
-    assert share_of(Context) == (2, 4)  # type: ignore[arg-type]
-    Context.cell = "everything"
-    assert share_of(Context) == (0, 4)  # type: ignore[arg-type]
-
-
 async def test_dump(tmp_path: Path):
     async with cell(tmp_path) as here, tcp_server(silent) as port:
         await here.load(service("vs", tcp(port)))
         result = await here.result(lambda each: each.up)
         text = here.context.dump()
-    assert "Health checkers of checkers-0" in text
+    assert "Health checkers of checkers" in text
     assert f" {result.check}: up, 127.0.0.1:{port} accepted the connection; for 1 real server(s)" in text
