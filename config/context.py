@@ -6,7 +6,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+import msgspec
 
 from holdfast.config.diagnostics import Diagnostics, Severity
 from holdfast.config.host import Host
@@ -16,7 +18,6 @@ from holdfast.config.text import first_brace, split_plain, token_spans
 
 if TYPE_CHECKING:
     from holdfast.config.table import Keyword
-    from holdfast.config.values import ScriptOptions
 
 
 class MissingWord(Exception):
@@ -57,7 +58,10 @@ class Words:
 
 
 class Context:
-    """A configuration being read."""
+    """A configuration being read.
+
+    structs: the slices of rooms that are finished. shared: what a finished room leaves for later ones.
+    """
 
     def __init__(self, source: Source, diagnostics: Diagnostics, host: Host) -> None:
         self.source = source
@@ -69,11 +73,11 @@ class Context:
         self.globals = Draft(start, "global_defs")
         self.root = Draft(start, "(root)")
         self.blocks: dict[str, dict[str, Draft]] = {}
+        self.structs: dict[str, dict[str, msgspec.Struct]] = {}
+        self.shared: dict[str, list[Any]] = {}
         self.unacted: dict[str, Line] = {}
         self.scripts_seen = 0
         self.insecure_scripts = False
-        self.missing_interfaces = False
-        self._script_options: ScriptOptions | None = None
 
     # -- blocks --------------------------------------------------------------------------------------------------
 
@@ -154,7 +158,8 @@ class Context:
             )
         if keyword.deprecated:
             hint = f"use {keyword.deprecated}"
-            self.report(Severity.WARNING, line, f"'{keyword.name}' is deprecated", hint, 0)
+            severity = Severity.WARNING if keyword.loud else Severity.NOTE
+            self.report(severity, line, f"'{keyword.name}' is deprecated", hint, 0)
         if keyword.status is Status.ACCEPTED and keyword.name not in self.unacted:
             self.unacted[keyword.name] = line
             self.report(Severity.NOTE, line, f"'{keyword.name}' is accepted and not yet acted on", "", 0)

@@ -54,6 +54,12 @@ class Host(Protocol):
     def own_ids(self) -> tuple[int, int]:
         """Our own uid and gid."""
 
+    def processors(self) -> int:
+        """How many CPUs there are."""
+
+    def resolves(self, name: str) -> bool:
+        """Whether a name is an address or has one."""
+
     def names(self, table: str) -> dict[str, int]:
         """iproute2's names of a table: rt_tables, rt_protos, rt_scopes, rt_dsfield, rt_realms, group."""
 
@@ -94,6 +100,17 @@ class RealHost:
     def own_ids(self) -> tuple[int, int]:
         """Our own uid and gid."""
         return os.geteuid(), os.getegid()
+
+    def processors(self) -> int:
+        """How many CPUs there are."""
+        return os.cpu_count() or 1
+
+    def resolves(self, name: str) -> bool:
+        """Whether a name is an address or has one."""
+        try:
+            return bool(socket.getaddrinfo(name, None))
+        except (OSError, ValueError):
+            return False
 
     def program(self, command: str, uid: int, gid: int) -> Program:
         """The file behind a command, as that user sees it."""

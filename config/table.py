@@ -76,10 +76,10 @@ class Keyword:
     """One keyword of one block.
 
     field: what it fills (its own name unless given). newer: unknown to keepalived 2.2.7, whose verdict is then 5.
-    deprecated: what to write instead.
+    deprecated: what to write instead; loud: keepalived 2.2.7 complains of it too, which makes its verdict 5.
     """
 
-    __slots__ = ("deprecated", "doc", "field", "kind", "name", "newer", "status")
+    __slots__ = ("deprecated", "doc", "field", "kind", "loud", "name", "newer", "status")
 
     def __init__(
         self,
@@ -91,6 +91,7 @@ class Keyword:
         status: Status = Status.ACTED,
         newer: bool = False,
         deprecated: str = "",
+        loud: bool = False,
     ) -> None:
         self.name = name
         self.kind = kind
@@ -99,6 +100,7 @@ class Keyword:
         self.status = status
         self.newer = newer
         self.deprecated = deprecated
+        self.loud = loud
 
     @property
     def plain(self) -> bool:
@@ -176,5 +178,5 @@ def _rows(room: str, path: str, keywords: Iterable[Keyword]) -> Iterator[Row]:
             room=room,
             block=bool(inner) or keyword.name == "global_defs",
         )
-        if inner:
+        if inner and keyword.name != "global_defs":
             yield from _rows(room, keyword.name if path == "(root)" else f"{path}/{keyword.name}", inner)

@@ -1,0 +1,14 @@
+"""The one place that knows the keyword tables of all rooms, in the order in which they are finished.
+
+Whatever tells of other rooms comes after them.
+"""
+
+from __future__ import annotations
+
+from holdfast.actors.bfd.keywords import BFD
+from holdfast.actors.notify.keywords import NOTIFY
+from holdfast.actors.vrrp.keywords import VRRP
+from holdfast.actors.watch.keywords import WATCH
+from holdfast.config.table import Tables
+
+TABLES: Tables = (VRRP, WATCH, BFD, NOTIFY)
