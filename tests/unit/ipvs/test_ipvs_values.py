@@ -327,7 +327,7 @@ def test_the_sync_id_is_the_vrid_unless_given() -> None:
     assert daemon_spec(SyncDaemon(interface="eth0", sync_id=0), "master", 51).sync_id == 0
 
 
-# -- the table in memory refuses what the kernel refuses -----------------------------------------------------------------
+# -- the table in memory ----------------------------------------------------------------------------------------------
 
 
 def test_the_fake_refuses_like_the_kernel() -> None:
