@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from netns import Lab, NetNs
+from netns import Lab, NetNs, wait_until
 
 from holdfast.kernel.base import AddressSpec, KernelError, NextHop, RouteSpec, RuleSpec
 from holdfast.kernel.links import LinkTable
@@ -326,13 +326,18 @@ def test_links_that_appear_rename_change_and_vanish(host: Host) -> None:
     assert host.links.by_name("veth1").kind == "veth"  # type: ignore[union-attr]
     index = host.links.ifindex("veth1")
     host.ns.ip_batch(["link set veth1 up", "link set veth2 up", "link set veth1 mtu 1280"])
-    host.links.drain()
+
+    def is_up(wanted: bool) -> bool:
+        host.links.drain()
+        link = host.links.by_index(index)
+        return link is not None and link.up is wanted
+
+    # The kernel tells of the carrier a little later.
+    wait_until(lambda: is_up(True))
     link = host.links.by_index(index)
-    assert link is not None and link.up and link.mtu == 1280 and len(link.mac) == 6
+    assert link is not None and link.mtu == 1280 and len(link.mac) == 6
     host.ns.ip("link set veth2 down")
-    host.links.drain()
-    link = host.links.by_index(index)
-    assert link is not None and not link.up
+    wait_until(lambda: is_up(False))
     host.ns.ip("link set veth1 down")
     host.ns.ip("link set veth1 name lan0")
     host.links.drain()

@@ -8,7 +8,6 @@ import subprocess
 import sys
 
 import pytest
-
 from netns import Lab, wait_until
 
 pytestmark = pytest.mark.netns
