@@ -131,8 +131,6 @@ def run(
         run_dir=run_dir.absolute(),
         load=reading.load,
         pid_file=pid_file if pid_file is not None else run_dir.absolute() / "holdfast.pid",
-        ignore_sigint=ignore_sigint,
-        dump_at_start=dump_conf,
     )
     sys.exit(supervisor.run(options))
 

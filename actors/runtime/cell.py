@@ -27,6 +27,7 @@ from holdfast.actors.runtime.messages import ConfigGeneration, ConfigSlice, Orde
 from holdfast.actors.runtime.placement import CellPlan, Slices, digest, start_order
 from holdfast.bus import rundir
 from holdfast.bus.cellbus import CellBus
+from holdfast.bus.codec import encode
 from holdfast.bus.envelope import Envelope
 from holdfast.bus.store import read_left
 from holdfast.bus.topics import quote
@@ -43,8 +44,6 @@ Start = Callable[[CellContext], None]
 EXIT_BROKEN = 70
 """An actor or a room failed: the supervisor puts the cell back (sysexits: software error)."""
 STOP_S = 1.9
-SETTLE_S = 5.0
-"""What a former life retained and no room has published again by then is forgotten."""
 SETTINGS_ROOM = "holdfast"
 SETTINGS_SLICE = "settings"
 _GC_THRESHOLD = 50_000
@@ -115,6 +114,7 @@ class _Cell:
         self.number = start.number
         self.rooms: set[str] = set()
         self.pending: Slices = {}
+        self.own_slices = {SETTINGS_ROOM: {SETTINGS_SLICE: encode(start.settings)}}
         asyncio.set_event_loop(None)
         self.loop = new_loop()
         asyncio.set_event_loop(self.loop)
@@ -165,7 +165,7 @@ class _Cell:
         self._beat()
         self.bus.subscribe(f"slice/{quote(self.name)}", self._config_event)
         if self.bus.restored:
-            self.loop.call_later(SETTLE_S, self._settle)
+            self.loop.call_later(self.start.settings.cells.settle_after_s, self._settle)
 
     def _start_room(self, room: str, slices: dict[str, bytes]) -> None:
         self.context.configure(room, self.number, slices)
@@ -234,7 +234,7 @@ class _Cell:
 
     def _apply(self, generation: ConfigGeneration) -> None:
         """A whole configuration is told: check that all of it is here, then give each room what is its own."""
-        current = {room: dict(self.context.slices_of(room)) for room in self.rooms | set(generation.rooms)}
+        current = {room: self.context.slices_of(room) for room in self.rooms | set(generation.rooms)} | self.own_slices
         wanted: Slices = {}
         for room, digests in generation.rooms.items():
             wanted[room] = {}
@@ -248,9 +248,10 @@ class _Cell:
         self.pending.clear()
         self.number = generation.number
         problems = []
-        settings = wanted.pop(SETTINGS_ROOM, {}).get(SETTINGS_SLICE)
-        if settings is not None:
-            self.context.settings = msgspec.msgpack.decode(settings, type=Settings)
+        if SETTINGS_ROOM in wanted:
+            self.own_slices = {SETTINGS_ROOM: wanted.pop(SETTINGS_ROOM)}
+            data = self.own_slices[SETTINGS_ROOM][SETTINGS_SLICE]
+            self.context.settings = msgspec.msgpack.decode(data, type=Settings)
         for room in sorted(self.rooms | set(wanted), key=start_order):
             try:
                 if room in self.rooms:

@@ -19,6 +19,7 @@ import msgspec
 
 from holdfast.bus.codec import encode
 from holdfast.config.settings import Settings
+from holdfast.config.values import ProcessOptions
 
 LOAD_TIMEOUT_S = 120.0
 EXIT_CRASHED = 1
@@ -32,6 +33,9 @@ class LoadedConfig(msgspec.Struct):
     exit_code: int
     settings: Settings = msgspec.field(default_factory=Settings)
     source: str = ""
+    has_errors: bool = False
+    """Something in it is left out because it is wrong: good enough to start with, not to reload."""
+    process: ProcessOptions = msgspec.field(default_factory=ProcessOptions)
 
 
 Loader = Callable[[], LoadedConfig]

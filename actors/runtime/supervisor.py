@@ -47,6 +47,8 @@ from holdfast.config.settings import Settings
 log = logging.getLogger(__name__)
 
 STOP_S = 2.0
+EXIT_MISTAKES = 5
+"""keepalived's code for a configuration with mistakes in it: a reload does not take it."""
 LAST_ROOMS = (frozenset({"notify"}), frozenset({"journal", "gateway"}))
 """Cells with one of these rooms end after the others: they have the others' last words to carry."""
 LAST_WORDS_MS = 50
@@ -246,7 +248,7 @@ class Supervisor:
 
     def _died(self, child: Child, status: int) -> None:
         now = self.loop.time()
-        pid, lived_s = child.pid, now - child.started_at
+        pid, lived_s, hung = child.pid, now - child.started_at, child.hung
         child.reaped(self.loop)
         self._run_dir.remove_sockets(child.name)
         exit_code = os.waitstatus_to_exitcode(status)
@@ -273,7 +275,7 @@ class Supervisor:
             "exit_code": exit_code if number is None else None,
             "signal": _signal_name(number),
         }
-        kind = ReasonKind.STALLED if child.hung else ReasonKind.KILLED
+        kind = ReasonKind.STALLED if hung else ReasonKind.KILLED
         reason = Reason(kind=kind, node=self.bus.node, subject=f"cell/{child.name}", evidence=evidence)
         before, child.status = child.status, CellStatus.DEAD
         self._tell_state(child, reason, exit_code=exit_code if number is None else None, number=number, pid=pid)
@@ -390,6 +392,8 @@ class Supervisor:
     async def _reload(self) -> Reloaded:
         loaded = await load_apart(self.options.load)
         messages = tuple(loaded.diagnostics.splitlines())
+        if not loaded.exit_code and loaded.has_errors:
+            loaded.exit_code = EXIT_MISTAKES
         if not loaded.exit_code and loaded.settings.node != self.settings.node:
             loaded.exit_code = 1
             messages = (*messages, "the name of the node cannot change while the daemon runs")

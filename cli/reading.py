@@ -1,0 +1,99 @@
+"""Reading the two configuration files for `run`, `check` and `plan`: keepalived's language and holdfast.toml."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+import msgspec
+
+from holdfast.actors.registry import TABLES
+from holdfast.actors.runtime.loading import LoadedConfig
+from holdfast.actors.vrrp.config import VrrpRoom
+from holdfast.config import settings as holdfast_toml
+from holdfast.config.diagnostics import Severity
+from holdfast.config.loader import Loaded, load
+
+ROOMS_OF = {"vrrp": ("vrrp", "watch", "notify", "bfd"), "check": ("ipvs", "checkers", "watch", "notify", "bfd")}
+"""What -P and -C leave."""
+
+EXIT_FATAL = 4
+EXIT_MISSING = 6
+
+
+class Reading(msgspec.Struct, frozen=True, kw_only=True):
+    """Where the configuration is and how it is read. only: `vrrp` or `check` (-P, -C)."""
+
+    path: Path
+    settings_path: Path | None = None
+    config_id: str | None = None
+    only: str | None = None
+    without_bfd: bool = False
+    strict_includes: bool = False
+    keep_vrrp: bool = False
+    keep_ipvs: bool = False
+
+    def read(self) -> Loaded:
+        """The keepalived.conf alone."""
+        return load(self.path, TABLES, config_id=self.config_id, check_all=self.strict_includes)
+
+    def load(self) -> LoadedConfig:
+        """Both files, as the supervisor wants them. It runs in a process of its own.
+
+        Like keepalived, the daemon starts with a file that has mistakes in it (each is said and left out); only what
+        makes running impossible refuses it. A reload is stricter: any mistake refuses the new file whole.
+        """
+        try:
+            settings = holdfast_toml.load(self.settings_path)
+        except holdfast_toml.SettingsError as error:
+            return LoadedConfig({}, "\n".join(error.messages), EXIT_MISSING, source=str(self.path))
+        loaded = self.read()
+        lines = [str(each) for each in loaded.diagnostics]
+        code = 0
+        if not loaded.exists:
+            code = EXIT_MISSING
+        elif any(each.severity is Severity.FATAL for each in loaded.diagnostics):
+            code = loaded.exit_code or EXIT_FATAL
+        return LoadedConfig(
+            self._wanted(loaded),
+            "\n".join(lines),
+            code,
+            settings=settings,
+            source=str(self.path),
+            has_errors=loaded.has_errors,
+            process=loaded.process,
+        )
+
+    def _wanted(self, loaded: Loaded) -> dict[str, dict[str, bytes]]:
+        """The slices of the rooms that have something to do."""
+        rooms = {room: dict(slices) for room, slices in loaded.rooms.items() if slices and not idle(loaded, room)}
+        if self.only is not None:
+            rooms = {room: slices for room, slices in rooms.items() if room in ROOMS_OF[self.only]}
+        if self.without_bfd:
+            rooms.pop("bfd", None)
+        if self.keep_vrrp and "vrrp" in rooms:
+            room = msgspec.msgpack.decode(rooms["vrrp"]["room"], type=VrrpRoom)
+            kept = msgspec.structs.replace(room, dont_release=True)
+            rooms["vrrp"] = {"room": msgspec.msgpack.encode(kept)}
+        return rooms
+
+
+def idle(loaded: Loaded, room: str) -> bool:
+    """True when a room's slices say nothing that anyone would act on."""
+    structs = loaded.structs.get(room, {})
+    return all(struct == type(struct)() for struct in structs.values() if not _required(struct)) and not any(
+        _required(struct) for struct in structs.values()
+    )
+
+
+def _required(struct: msgspec.Struct) -> bool:
+    """A Struct that cannot be made without values is something to do by itself."""
+    return any(field.required for field in msgspec.structs.fields(type(struct)))
+
+
+def check_and_report(reading: Reading) -> int:
+    """`-t`: silence and 0 when all is well, else what is wrong on standard error, and keepalived's code."""
+    loaded = reading.read()
+    for found in loaded.diagnostics:
+        click.echo(str(found), err=True)
+    return loaded.exit_code
