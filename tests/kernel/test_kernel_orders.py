@@ -177,10 +177,12 @@ def test_thousands_of_requests_in_one_batch(host: Host) -> None:
     assert len(addresses(host)) >= 3000
     assert len(host.netlink.run(wrong)) == 3000
     assert host.netlink.run(remove) == []
-    host.links.drain()
-    host.links.drain()
-    host.links.drain()
-    assert len(host.links.addresses(host.eth0, 4)) == 1
+
+    def settled() -> bool:
+        host.links.drain()
+        return len(host.links.addresses(host.eth0, 4)) == 1
+
+    wait_until(settled)
 
 
 ROUTES = [
