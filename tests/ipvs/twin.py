@@ -1,0 +1,405 @@
+"""keepalived and holdfast side by side: two equal worlds, each with its own IPVS table, servers, scripts and FIFO.
+
+A world is two network namespaces: `lb` with the daemon, and `srv`, where every address of the Internet is local, so
+that the files of keepalived's own samples work as they are. Scenarios are the TOML files in `scenarios/`:
+
+    title = "..."
+    config = '''keepalived.conf; {dir} is a folder of the run, {notify} a program that writes its arguments down'''
+    before = ["up 10.1.0.1 80"]           # before the daemon starts
+    [[step]]
+    title = "..."                          # the first step is the start itself
+    do = ["down 10.1.0.1 80"]              # see World.carry_out
+    config = '''...'''                     # a new configuration for `reload`
+    settle_s = 2.0                         # at least so long
+    expect = ["-a -t ..."]                 # lines that must be in the table (checked for both)
+    accepted = "why the two differ here"   # compared no further; the difference is documented
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import json
+import os
+import select
+import shlex
+import signal
+import subprocess
+import sys
+import threading
+import time
+import tomllib
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+HERE = Path(__file__).parent
+ROOT = HERE.parents[1]
+RUNS = Path("/run/twins")
+GRACE_S = 8.0
+"""After `settle_s`, how long the two may take to agree."""
+
+SERVERS_SIDE = "10.255.0.1"
+DAEMON_SIDE = "10.255.0.2"
+
+
+def run(*words: str, check: bool = True) -> str:
+    """A command's output."""
+    done = subprocess.run(words, check=False, capture_output=True, text=True)
+    if check and done.returncode:
+        raise AssertionError(f"{shlex.join(words)}: {done.stderr.strip()}")
+    return done.stdout
+
+
+class World:
+    """The namespaces and servers of one daemon."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.lb = f"lb-{name}"
+        self.srv = f"srv-{name}"
+        self.folder = RUNS / name
+        self.folder.mkdir(parents=True)
+        self.servers: subprocess.Popen[str] | None = None
+
+    def open(self) -> None:
+        """Builds the namespaces and starts the servers' process."""
+        for namespace in (self.lb, self.srv):
+            run("ip", "netns", "add", namespace)
+            run("ip", "-n", namespace, "link", "set", "lo", "up")
+            run("ip", "netns", "exec", namespace, "sysctl", "-qw", "net.ipv6.conf.all.accept_dad=0")
+            run("ip", "netns", "exec", namespace, "sysctl", "-qw", "net.ipv6.conf.default.accept_dad=0")
+        run("ip", "-n", self.lb, "link", "add", "eth0", "type", "veth", "peer", "name", "eth0", "netns", self.srv)
+        for namespace, number in ((self.lb, 2), (self.srv, 1)):
+            run("ip", "-n", namespace, "addr", "add", f"10.255.0.{number}/24", "dev", "eth0")
+            run("ip", "-n", namespace, "addr", "add", f"fd00:255::{number}/64", "dev", "eth0", "nodad")
+            run("ip", "-n", namespace, "link", "set", "eth0", "up")
+        run("ip", "-n", self.lb, "route", "add", "default", "via", SERVERS_SIDE)
+        run("ip", "-n", self.lb, "-6", "route", "add", "default", "via", "fd00:255::1")
+        run("ip", "-n", self.srv, "route", "add", "local", "0.0.0.0/0", "dev", "lo")
+        run("ip", "-n", self.srv, "-6", "route", "add", "local", "::/0", "dev", "lo")
+        # The peer itself is not local there.
+        run("ip", "-n", self.srv, "route", "add", f"{DAEMON_SIDE}/32", "dev", "eth0", "table", "local")
+        run("ip", "-n", self.srv, "-6", "route", "add", "fd00:255::2/128", "dev", "eth0", "table", "local")
+        self.servers = subprocess.Popen(
+            ["ip", "netns", "exec", self.srv, sys.executable, str(HERE / "world.py")],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+
+    def close(self) -> None:
+        """Takes everything down."""
+        if self.servers is not None:
+            assert self.servers.stdin is not None
+            self.servers.stdin.close()
+            self.servers.wait(5)
+        for namespace in (self.lb, self.srv):
+            for pid in run("ip", "netns", "pids", namespace, check=False).split():
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(int(pid), signal.SIGKILL)
+            run("ip", "netns", "del", namespace, check=False)
+
+    def carry_out(self, words: list[str]) -> None:
+        """One command of a scenario: up, down, http, udp, silent, heard, vip, write, ipvsadm."""
+        match words:
+            case ["up" | "down" | "udp" as do, address, port]:
+                self._serve({"do": do, "address": address, "port": int(port)})
+            case ["http", address, port, status, *body]:
+                order = {"do": "http", "address": address, "port": int(port), "status": int(status)}
+                self._serve({**order, "body": " ".join(body)})
+            case ["silent", address]:
+                self._route("add", address)
+            case ["heard", address]:
+                self._route("del", address)
+            case ["vip", "add" | "del" as do, address]:
+                run("ip", "-n", self.lb, "addr", do, address, "dev", "lo")
+            case ["write", name, *text]:
+                path = self.folder / name
+                part = path.with_suffix(".part")
+                part.write_text(" ".join(text) + "\n")
+                part.rename(path)
+            case ["ipvsadm", *options]:
+                run("ip", "netns", "exec", self.lb, "ipvsadm", *options)
+            case _:
+                raise AssertionError(f"not a command: {words}")
+
+    def _serve(self, order: dict[str, Any]) -> None:
+        assert self.servers is not None and self.servers.stdin is not None and self.servers.stdout is not None
+        self.servers.stdin.write(json.dumps(order) + "\n")
+        self.servers.stdin.flush()
+        answer = self.servers.stdout.readline().strip()
+        assert answer == "done", (order, answer)
+
+    def _route(self, do: str, address: str) -> None:
+        family = ["-6"] if ":" in address else []
+        run("ip", "-n", self.srv, *family, "route", do, "blackhole", address, "table", "local")
+
+    def table(self) -> list[str]:
+        """What `ipvsadm -Sn` says, sorted."""
+        saved = run("ip", "netns", "exec", self.lb, "ipvsadm", "-Sn")
+        return sorted(line.strip() for line in saved.splitlines() if line.strip())
+
+
+class Daemon:
+    """One of the two, in its world."""
+
+    def __init__(self, kind: str, world: World, config: str) -> None:
+        self.kind = kind
+        self.world = world
+        self.folder = world.folder
+        self.config = self.folder / "test.conf"
+        self.fifo = self.folder / "fifo"
+        self.calls = self.folder / "calls"
+        self.calls.touch()
+        notify = self.folder / "notify"
+        notify.write_text(f'#!/bin/sh\necho "$@" >> {self.calls}\n')
+        notify.chmod(0o755)
+        self.write(config)
+        self.process: subprocess.Popen[bytes] | None = None
+        self.lines: list[str] = []
+        self._ended = threading.Event()
+        self._reader = threading.Thread(target=self._read_fifo, daemon=True)
+
+    def write(self, config: str) -> None:
+        """The configuration file."""
+        text = config.replace("{dir}", str(self.folder)).replace("{notify}", str(self.folder / "notify"))
+        self.config.write_text(text)
+
+    def command(self) -> list[str]:
+        """How it is started."""
+        if self.kind == "keepalived":
+            pids = [f"--{name}={self.folder}/{name}" for name in ("pid", "vrrp_pid", "checkers_pid", "bfd_pid")]
+            daemon = ["keepalived", "-n", "-l", "-D", "-f", str(self.config), *pids]
+        else:
+            program = str(Path(sys.executable).parent / "holdfast")
+            daemon = [program, "run", "-n", "-l", "-f", str(self.config), "--run-dir", str(self.folder / "run")]
+        return ["ip", "netns", "exec", self.world.lb, *daemon]
+
+    def start(self) -> None:
+        """Starts it, again after `kill`."""
+        with (self.folder / "log").open("ab") as log:
+            self.process = subprocess.Popen(self.command(), stdout=log, stderr=log, cwd=ROOT, start_new_session=True)
+        if not self._reader.is_alive():
+            self._reader.start()
+
+    def _read_fifo(self) -> None:
+        descriptor, rest = -1, b""
+        while not self._ended.is_set():
+            if descriptor < 0:
+                try:
+                    descriptor = os.open(self.fifo, os.O_RDONLY | os.O_NONBLOCK)
+                except OSError as problem:
+                    assert problem.errno == errno.ENOENT, problem
+                    time.sleep(0.02)
+                    continue
+            select.select([descriptor], [], [], 0.1)
+            try:
+                data = os.read(descriptor, 65536)
+            except BlockingIOError:
+                continue
+            if not data:
+                # Nobody writes just now; it may be another FIFO by the time somebody does.
+                os.close(descriptor)
+                descriptor = -1
+                time.sleep(0.02)
+                continue
+            *lines, rest = (rest + data).split(b"\n")
+            self.lines.extend(line.strip(b"\0").decode() for line in lines)
+        if descriptor >= 0:
+            os.close(descriptor)
+
+    def reload(self, config: str | None) -> None:
+        """A new configuration, and SIGHUP."""
+        if config is not None:
+            self.write(config)
+        assert self.process is not None
+        self.process.send_signal(signal.SIGHUP)
+
+    def stop(self) -> None:
+        """SIGTERM, and waits for the end."""
+        assert self.process is not None
+        if self.process.poll() is None:
+            self.process.terminate()
+        try:
+            self.process.wait(20)
+        except subprocess.TimeoutExpired as problem:
+            raise AssertionError(f"{self.kind} does not stop:\n{self.log()[-3000:]}") from problem
+
+    def kill(self) -> None:
+        """SIGKILL to each of its processes at once."""
+        assert self.process is not None
+        for pid in run("ip", "netns", "pids", self.world.lb, check=False).split():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(int(pid), signal.SIGKILL)
+        self.process.wait(10)
+
+    def close(self) -> None:
+        """No thread after this."""
+        if self.process is not None and self.process.poll() is None:
+            self.kill()
+        self._ended.set()
+        if self._reader.is_alive():
+            self._reader.join(5)
+
+    def log(self) -> str:
+        """What it wrote."""
+        path = self.folder / "log"
+        return path.read_text(errors="replace") if path.exists() else ""
+
+    def seen(self) -> Seen:
+        """All that can be compared."""
+        return Seen(self.world.table(), sorted(self.lines), sorted(self.calls.read_text().splitlines()))
+
+
+@dataclass
+class Seen:
+    """One daemon's effects so far."""
+
+    table: list[str]
+    fifo: list[str]
+    calls: list[str]
+
+
+@dataclass
+class Step:
+    """See the file's first lines."""
+
+    title: str
+    do: list[str] = field(default_factory=list)
+    config: str | None = None
+    settle_s: float = 2.0
+    expect: list[str] = field(default_factory=list)
+    absent: list[str] = field(default_factory=list)
+    accepted: str = ""
+
+
+@dataclass
+class Scenario:
+    """See the file's first lines."""
+
+    name: str
+    title: str
+    config: str
+    before: list[str]
+    steps: list[Step]
+
+
+def read_scenario(path: Path) -> Scenario:
+    """A scenario file. `sample = NAME` takes keepalived's own sample as the configuration."""
+    raw = tomllib.loads(path.read_text())
+    if "sample" in raw:
+        config = (Path("/usr/share/doc/keepalived/samples") / raw["sample"]).read_text()
+        for old, new in raw.get("adapt", []):
+            assert old in config, (path.name, old)
+            config = config.replace(old, new)
+        config = raw.get("prefix", "") + config
+    else:
+        config = raw["config"]
+    steps = [Step(**step) for step in raw.get("step", [])]
+    return Scenario(path.stem, raw["title"], config, raw.get("before", []), steps)
+
+
+def scenarios() -> list[Path]:
+    """All of them."""
+    return sorted((HERE / "scenarios").glob("*.toml"))
+
+
+@contextlib.contextmanager
+def twins(scenario: Scenario, kinds: tuple[str, ...]) -> Iterator[list[Daemon]]:
+    """The daemons in their worlds, not started."""
+    worlds: list[World] = []
+    daemons: list[Daemon] = []
+    try:
+        for kind in kinds:
+            world = World(f"{scenario.name[:40]}-{kind[0]}")
+            worlds.append(world)
+            world.open()
+            for command in scenario.before:
+                world.carry_out(shlex.split(command))
+            daemons.append(Daemon(kind, world, scenario.config))
+        yield daemons
+    finally:
+        for daemon in daemons:
+            daemon.close()
+        for world in worlds:
+            world.close()
+
+
+def carry_out(daemon: Daemon, step: Step) -> None:
+    """What a step does to one daemon and its world."""
+    for command in step.do:
+        words = shlex.split(command)
+        match words:
+            case ["start"]:
+                daemon.start()
+            case ["reload"]:
+                daemon.reload(step.config)
+            case ["stop"]:
+                daemon.stop()
+            case ["kill"]:
+                daemon.kill()
+            case ["wait", text]:
+                time.sleep(float(text))
+            case _:
+                daemon.world.carry_out(words)
+
+
+def play(scenario: Scenario, kinds: tuple[str, ...] = ("keepalived", "holdfast")) -> list[str]:
+    """Plays a scenario with both; returns what differs, in words. Raises for what `expect` and `absent` demand."""
+    found: list[str] = []
+    with twins(scenario, kinds) as daemons:
+        for step in [Step("start", ["start"]), *scenario.steps] if not _starts(scenario) else scenario.steps:
+            threads = [threading.Thread(target=carry_out, args=(daemon, step)) for daemon in daemons]
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.join()
+            found.extend(_compare(step, daemons))
+    return found
+
+
+def _starts(scenario: Scenario) -> bool:
+    return bool(scenario.steps) and "start" in scenario.steps[0].do
+
+
+def _compare(step: Step, daemons: list[Daemon]) -> list[str]:
+    time.sleep(step.settle_s)
+    deadline = time.monotonic() + GRACE_S
+    while True:
+        seen = [daemon.seen() for daemon in daemons]
+        problems = [] if step.accepted else _differences(step, daemons, seen)
+        for daemon, here in zip(daemons, seen, strict=True):
+            missing = [line for line in step.expect if line not in here.table]
+            there = [text for text in step.absent if any(text in line for line in here.table)]
+            if missing or there:
+                problems.append(f"{step.title}: {daemon.kind} lacks {missing}, has {there}: {here.table}")
+        if not problems or time.monotonic() > deadline:
+            return problems
+        time.sleep(0.3)
+
+
+def _differences(step: Step, daemons: list[Daemon], seen: list[Seen]) -> list[str]:
+    first, *others = seen
+    problems = []
+    for daemon, other in zip(daemons[1:], others, strict=True):
+        for what in ("table", "fifo", "calls"):
+            here, there = getattr(first, what), getattr(other, what)
+            if here != there:
+                only_first = _without(here, there)
+                only_other = _without(there, here)
+                names = f"only {daemons[0].kind} {only_first}, only {daemon.kind} {only_other}"
+                problems.append(f"{step.title}: {what}: {names}")
+    return problems
+
+
+def _without(some: list[str], others: list[str]) -> list[str]:
+    left = list(others)
+    rest = []
+    for line in some:
+        if line in left:
+            left.remove(line)
+        else:
+            rest.append(line)
+    return rest
