@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import inspect
 import logging
 import time
 from collections import deque
 from collections.abc import Sequence
 from pathlib import Path
-
-import zmq
 
 from holdfast.bus import rundir, topics
 from holdfast.bus.base import Caller, Handler, RequestTimeout, Server, UnknownMessage
@@ -22,6 +19,7 @@ from holdfast.bus.hub import Hub, HubSubscription
 from holdfast.bus.messages import Command, Event, EventId, Failed, Reply
 from holdfast.bus.publisher import Publisher
 from holdfast.bus.server import CommandServer
+from holdfast.bus.sockets import end_context, new_context
 from holdfast.bus.store import Left, RetainedStore, read_left
 from holdfast.bus.wire import Hello
 
@@ -63,7 +61,7 @@ class CellBus:
             self.store.keep_in(path)
             self.restored = self.store.restore(left)
         rundir.bus_dir(run_dir).mkdir(mode=0o750, parents=True, exist_ok=True)
-        self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context(io_threads=1)
+        self._context = new_context()
         # Commands first: whoever sees the event socket finds the other one.
         self._server = CommandServer(
             loop, self._context, rundir.command_endpoint(run_dir, cell), self.store, self.counters
@@ -207,8 +205,7 @@ class CellBus:
         self._server.close(linger_ms)
         self.hub.close()
         self.store.close(remove=not keep_state)
-        with contextlib.suppress(zmq.ZMQError):
-            self._context.term()
+        end_context(self._context)
 
 
 def _without_itself(report: BusCounters) -> tuple[object, ...]:

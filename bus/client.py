@@ -13,7 +13,6 @@ from pathlib import Path
 from types import TracebackType
 
 import msgspec
-import zmq
 
 from holdfast.bus import rundir, topics
 from holdfast.bus.base import BusError, RequestTimeout
@@ -22,6 +21,7 @@ from holdfast.bus.counters import Counters
 from holdfast.bus.envelope import Envelope, unpack
 from holdfast.bus.hub import Hub, HubSubscription
 from holdfast.bus.messages import Command, Reply
+from holdfast.bus.sockets import end_context, new_context
 from holdfast.bus.source import request_id
 from holdfast.bus.wire import Request, matches
 
@@ -53,7 +53,7 @@ class Client:
         self.run_dir = run_dir
         self.counters = Counters("client")
         self._loop = asyncio.new_event_loop()
-        self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context(io_threads=1)
+        self._context = new_context()
         self._hub: Hub | None = None
 
     def __enter__(self) -> Client:
@@ -147,7 +147,7 @@ class Client:
         if not self._loop.is_closed():
             self._loop.run_until_complete(asyncio.sleep(0))
             self._loop.close()
-        self._context.destroy(linger=0)
+        end_context(self._context)
 
 
 class Follower:

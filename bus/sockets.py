@@ -18,6 +18,25 @@ log = logging.getLogger(__name__)
 TURN_MESSAGES_MAX = 256
 """Messages read in one turn of the loop: a flood leaves the deadlines of the cell their turn."""
 
+_open_contexts: set[zmq.Context[zmq.Socket[bytes]]] = set()
+
+
+def new_context() -> zmq.Context[zmq.Socket[bytes]]:
+    """A ZeroMQ context that is kept until `end_context`.
+
+    One that the garbage collector finds first waits for ever for sockets that it can no longer close.
+    """
+    context: zmq.Context[zmq.Socket[bytes]] = zmq.Context(io_threads=1)
+    _open_contexts.add(context)
+    return context
+
+
+def end_context(context: zmq.Context[zmq.Socket[bytes]]) -> None:
+    """Closes whatever is still open and waits for what lingers."""
+    context.destroy()
+    _open_contexts.discard(context)
+
+
 Receive = Callable[[list[zmq.Frame]], None]
 
 

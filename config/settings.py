@@ -62,14 +62,16 @@ class CellSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     """[cells]: how the supervisor looks after its cells.
 
     hung_after_s: a cell whose loop does not answer for so long is killed. backoff_*: between restarts of a cell that
-    keeps dying. stable_after_s: a cell that lived so long starts again without delay. checkers: how many checker
-    cells, 0: as many as the number of checks asks for.
+    keeps dying. stable_after_s: a cell that lived so long starts again without delay. settle_after_s: what a cell
+    retained before it was put back, and no room has confirmed by then, is forgotten. checkers: how many checker cells,
+    0: as many as the number of checks asks for.
     """
 
     hung_after_s: float = 5.0
     backoff_first_s: float = 0.05
     backoff_last_s: float = 10.0
     stable_after_s: float = 1.0
+    settle_after_s: float = 5.0
     checkers: int = 0
 
 

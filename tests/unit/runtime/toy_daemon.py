@@ -91,9 +91,9 @@ class ToyRoom:
                 self.count += 1
                 self.ctx.bus.publish(f"toy/{self.room}", "count", ToyCount(count=self.count))
             case "hang":
-                self.ctx.loop.call_soon(time.sleep, 60)
+                self.ctx.loop.call_later(0.1, time.sleep, 60)
             case "freeze":
-                os.kill(os.getpid(), signal.SIGSTOP)
+                self.ctx.loop.call_later(0.1, os.kill, os.getpid(), signal.SIGSTOP)
             case "assert":
                 self.ctx.loop.call_soon(self.broken)
             case "lease":
