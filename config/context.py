@@ -78,6 +78,7 @@ class Context:
         self.unacted: dict[str, Line] = {}
         self.scripts_seen = 0
         self.insecure_scripts = False
+        self.missing: list[tuple[str, Line, str, int | None, Severity]] = []
 
     # -- blocks --------------------------------------------------------------------------------------------------
 
@@ -101,7 +102,7 @@ class Context:
                 if len(text) > 1:
                     self.source.push(line.cut(1))
                 if text[0] == "}":
-                    self.close_brace()
+                    self.close_brace(line)
                     break
                 self.open_brace(line)
                 if opened:
@@ -125,9 +126,12 @@ class Context:
         if len(self.open_braces) < 1000:
             self.open_braces.append(line)
 
-    def close_brace(self) -> None:
+    def close_brace(self, line: Line) -> None:
         """Counts a `}`."""
         self.braces -= 1
+        if self.braces < 0:
+            self.braces = 0
+            self.error(line, "extra '}'", "no block is open here")
         if self.open_braces:
             self.open_braces.pop()
 
@@ -166,12 +170,19 @@ class Context:
 
     # -- interfaces ----------------------------------------------------------------------------------------------
 
-    def has_interface(self, name: str, line: Line, what: str, index: int | None = None) -> bool:
-        """Whether an interface exists; complains unless `dynamic_interfaces` is set."""
+    def has_interface(
+        self, name: str, line: Line, what: str, index: int | None = None, *, severity: Severity = Severity.ERROR
+    ) -> bool:
+        """Whether an interface exists; a missing one is complained of at the end, unless `dynamic_interfaces` is set."""
         if self.host.interface(name) is not None:
             return True
-        if not self.globals.get("dynamic_interfaces"):
-            self.report(
-                Severity.FATAL, line, f"interface '{name}' {what} does not exist", "dynamic_interfaces allows it", index
-            )
+        self.missing.append((name, line, what, index, severity))
         return False
+
+    def report_missing_interfaces(self) -> None:
+        """All of global_defs is known now: complains of interfaces that do not exist and may not come later."""
+        if self.globals.get("dynamic_interfaces"):
+            return
+        for name, line, what, index, severity in self.missing:
+            hint = "dynamic_interfaces allows it to come later"
+            self.report(severity, line, f"interface '{name}' {what} does not exist", hint, index)

@@ -95,8 +95,18 @@ class Diagnostics:
             self.kept.append(diagnostic)
 
     def listed(self) -> tuple[Diagnostic, ...]:
-        """All of them, and a last one that says how many more there were."""
-        if not self.dropped:
-            return tuple(self.kept)
-        more = Diagnostic(position=None, severity=Severity.ERROR, text=f"and {self.dropped} more like these")
-        return (*self.kept, more)
+        """All of them by place, and a last one that says how many more there were."""
+        files: dict[str, int] = {}
+        for diagnostic in self.kept:
+            if diagnostic.position is not None:
+                files.setdefault(diagnostic.position.file, len(files))
+
+        def place(diagnostic: Diagnostic) -> tuple[int, int]:
+            position = diagnostic.position
+            return (len(files), 0) if position is None else (files[position.file], position.line)
+
+        listed = sorted(self.kept, key=place)
+        if self.dropped:
+            more = f"and {self.dropped} more like these"
+            listed.append(Diagnostic(position=None, severity=Severity.ERROR, text=more))
+        return tuple(listed)

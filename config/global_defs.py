@@ -280,7 +280,9 @@ def process_options(context: Context) -> ProcessOptions:
     }
     for name in ("startup_script", "shutdown_script"):
         if name in found:
-            found[name] = scripts.accept(context, found[name], values.line_of(name), name)
+            found[name] = scripts.accept(
+                context, found[name], values.line_of(name), name, needs_user=True, needs_default_user=False
+            )
     for option in ("startup_script_timeout", "shutdown_script_timeout", "min_auto_priority_delay"):
         if values.has(option):
             found[f"{option}_{'us' if option.startswith('min') else 's'}"] = values.get(option)

@@ -14,6 +14,7 @@ from typing import Protocol
 import msgspec
 
 _SIOCGIFFLAGS = 0x8913
+_SIOCGIFMTU = 0x8921
 _IFF_LOOPBACK = 0x8
 _IFF_MULTICAST = 0x1000
 _STANDARD_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
@@ -25,6 +26,7 @@ class Interface(msgspec.Struct, frozen=True):
     name: str
     loopback: bool = False
     multicast: bool = True
+    mtu: int = 1500
 
 
 class Program(msgspec.Struct, frozen=True, kw_only=True):
@@ -77,10 +79,14 @@ class RealHost:
             socket.if_nametoindex(name)
             with socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as probe:
                 answer = fcntl.ioctl(probe, _SIOCGIFFLAGS, struct.pack("16sH22x", raw[:15], 0))
+                sizes = fcntl.ioctl(probe, _SIOCGIFMTU, struct.pack("16si20x", raw[:15], 0))
         except (OSError, ValueError):
             return None
         flags = struct.unpack_from("16xH", answer)[0]
-        return Interface(name, loopback=bool(flags & _IFF_LOOPBACK), multicast=bool(flags & _IFF_MULTICAST))
+        mtu = struct.unpack_from("16xi", sizes)[0]
+        return Interface(
+            name, loopback=bool(flags & _IFF_LOOPBACK), multicast=bool(flags & _IFF_MULTICAST), mtu=max(mtu, 68)
+        )
 
     def user(self, name: str) -> tuple[int, int] | None:
         """uid and first gid of a user, or None."""

@@ -98,6 +98,7 @@ def _load(
     if not exists:
         diagnostics.add(None, Severity.NOTE, f"there is no configuration file '{path}'")
     Parser(context, all_rooms).run()
+    context.report_missing_interfaces()
     encoder = msgspec.msgpack.Encoder()
     encoded: dict[str, dict[str, bytes]] = {}
     for room in all_rooms:

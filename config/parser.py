@@ -138,7 +138,7 @@ class Parser:
         if len(self._stack) == 1:
             self.context.error(line, "extra '}'", "no block is open here")
             return
-        self.context.close_brace()
+        self.context.close_brace(line)
         level = self._stack.pop()
         if not level.opened:
             self.context.error(line, f"'{level.path.rpartition('/')[2]}' has no '{{'", "'{' behind the keyword")

@@ -25,23 +25,52 @@ def options(context: Context) -> ScriptOptions:
         security=bool(values.get("enable_script_security")),
         use_symlink_paths=bool(values.get("use_symlink_paths")),
         set_supplementary_groups=bool(values.get("set_supplementary_groups")),
+        umask=values.get("umask", 0o177),
     )
 
 
-def accept(context: Context, script: Script | None, line: Line, what: str) -> Script | None:
-    """The script if it can run, or None after a complaint; counts it for script security."""
+def accept(
+    context: Context,
+    script: Script | None,
+    line: Line,
+    what: str,
+    *,
+    needed: bool = False,
+    needs_user: bool | None = None,
+    needs_default_user: bool = True,
+) -> Script | None:
+    """The script if it can run, or None after a complaint; counts it for script security.
+
+    needed: a script that is not found or not safe is an error; otherwise keepalived only logs it. needs_user: the same
+    for a user that does not exist (as needed unless given). needs_default_user: the same when nobody is named.
+    """
     if script is None:
         return None
-    ids = _identity(context, script, line, what)
+    ids = _identity(context, script, line, what, needed if needs_user is None else needs_user, needs_default_user)
     if ids is None:
         return None
+    name = script.argv[0].removeprefix("<") if script.argv else ""
+    program = context.host.program(name, *ids)
+    severity = Severity.ERROR if needed else Severity.NOTE
+    if not program.exists:
+        context.report(severity, line, f"{what}: '{name}' is not found: dropped", "the path of a program", 1)
+        return None
+    if not program.secure and ids[0] == 0 and options(context).security:
+        text = f"{what}: '{name}' can be changed by others than root: dropped"
+        context.report(severity, line, text, "owner root, not writable by others, nor its directories", 1)
+        return None
     context.scripts_seen += 1
-    if script.argv and not context.host.program(script.argv[0].removeprefix("<"), *ids).secure:
-        context.insecure_scripts = True
+    context.insecure_scripts |= not program.secure
+    if not program.executable and not script.argv[0].startswith("<"):
+        text = f"{what}: '{name}' is not executable for its user: dropped"
+        context.report(Severity.NOTE, line, text, "chmod +x", 1)
+        return None
     return script
 
 
-def _identity(context: Context, script: Script, line: Line, what: str) -> tuple[int, int] | None:
+def _identity(
+    context: Context, script: Script, line: Line, what: str, needed: bool, needs_default: bool
+) -> tuple[int, int] | None:
     """uid and gid that the script runs as."""
     host = context.host
     chosen = options(context)
@@ -51,14 +80,17 @@ def _identity(context: Context, script: Script, line: Line, what: str) -> tuple[
             return ids
         if chosen.security:
             hint = f"script_user in global_defs, or a user {DEFAULT_USER}"
-            context.error(line, f"no user to run {what} as: script dropped", hint)
+            severity = Severity.ERROR if needs_default else Severity.NOTE
+            context.report(severity, line, f"no user to run {what} as: script dropped", hint)
             return None
         return host.own_ids()
     ids = host.user(user)
     gid = host.group(group) if group is not None else None
     if ids is None or (group is not None and gid is None):
         missing = f"user '{user}'" if ids is None else f"group '{group}'"
-        context.error(line, f"{missing} of {what} does not exist: script dropped")
+        severity = Severity.ERROR if needed else Severity.NOTE
+        hint = "quotes around the command and its arguments"
+        context.report(severity, line, f"{missing} of {what} does not exist: script dropped", hint)
         return None
     return ids[0], ids[1] if gid is None else gid
 

@@ -249,10 +249,18 @@ class Source:
             place = Position(name, number, len(raw) + 1)
             self.diagnostics.add(place, Severity.NOTE, "a NUL byte ends this line", "remove it")
         text, closed = strip_comment(raw)
+        if text.rstrip(BLANKS).endswith("\\"):
+            text = text.rstrip(BLANKS)[:-1].rstrip(BLANKS) + "\\"
         if not closed:
             place = Position(name, number, text.rindex('"') + 1)
             self.diagnostics.add(place, Severity.ERROR, f"unterminated quote in '{text.strip()}'", 'close it with "')
-        return Line(text.strip(BLANKS), name, number, len(text) - len(text.lstrip(BLANKS)) + 1)
+        column = len(text) - len(text.lstrip(BLANKS)) + 1
+        text = text.strip(BLANKS)
+        if text[:1] == "#":
+            place = Position(name, number, column)
+            self.diagnostics.add(place, Severity.NOTE, "a line that starts with '\\#' is a comment too")
+            text = ""
+        return Line(text, name, number, column)
 
     def _fits(self, raw: str, name: str, number: int) -> bool:
         """Whether a line is within the limit; one that is only padded with blanks is."""

@@ -24,6 +24,7 @@ class ScriptOptions(msgspec.Struct, frozen=True, kw_only=True):
     """Who runs scripts, and how much is demanded of them (keepalived.conf(5): script_user, enable_script_security).
 
     user, group: None when `script_user` is not given: then user keepalived_script if it exists, else our own.
+    umask: what scripts have for files they make; keepalived's own, which its scripts inherit.
     """
 
     user: str | None = None
@@ -31,6 +32,7 @@ class ScriptOptions(msgspec.Struct, frozen=True, kw_only=True):
     security: bool = False
     use_symlink_paths: bool = False
     set_supplementary_groups: bool = False
+    umask: int = 0o177
 
 
 class Scheduling(msgspec.Struct, frozen=True, kw_only=True):

@@ -78,7 +78,8 @@ GLOBAL_DEFS = (
 def _made(context: Context, name: str) -> Fifo | None:
     values = context.globals
     script_name = f"{name}_script"
-    script = scripts.accept(context, values.get(script_name), values.line_of(script_name), script_name)
+    line = values.line_of(script_name)
+    script = scripts.accept(context, values.get(script_name), line, script_name, needs_default_user=False)
     words = values.get(name)
     if words is None:
         return None

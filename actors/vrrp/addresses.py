@@ -131,6 +131,8 @@ def _option(words: Words, index: int, ip: IpAddress, fields: dict[str, object], 
             return _label(words, index + 1, ip, fields)
         case "peer":
             peer = parse_prefixed(words, index + 1)
+            if "/" in value:
+                words.warning("a peer with prefix length", "keepalived 2.2.7 takes none", index=index + 1)
             if peer is not None and peer[0].version != ip.version:
                 words.error(f"peer '{value}' is not of the family of '{ip}': ignored", "", index=index + 1)
             elif peer is not None:

@@ -24,6 +24,7 @@ from holdfast.actors.vrrp.membership import GroupPlan, plan_groups
 from holdfast.actors.vrrp.tracking import TRACKINGS, Entry, entries, own_weight, tracks
 from holdfast.config import scripts
 from holdfast.config.context import Context
+from holdfast.config.diagnostics import Severity
 from holdfast.config.source import Line
 from holdfast.config.table import Draft
 from holdfast.kernel.base import AddressSpec
@@ -38,13 +39,12 @@ def finish(context: Context) -> Mapping[str, msgspec.Struct]:
     """The slices of the VRRP room."""
     groups = plan_groups(context)
     instances: list[VrrpInstance] = []
-    seen: dict[tuple[object, ...], str] = {}
+    vrids = _Vrids(context)
     for draft in context.named("vrrp_instance").values():
         plan = next((group for group in groups if draft.name in group.members), None)
         instance = _Builder(context, draft, plan).build()
-        if instance is None or not _unique(context, instance, draft, seen):
-            continue
-        instances.append(instance)
+        if instance is not None and vrids.accept(instance, draft):
+            instances.append(instance)
     built = {instance.name: instance for instance in instances}
     room = VrrpRoom(
         router_id=context.globals.get("router_id", ""),
@@ -53,30 +53,37 @@ def finish(context: Context) -> Mapping[str, msgspec.Struct]:
         **_static(context),
         **_globals(context),
     )
-    context.blocks["built_instances"] = {
-        instance.name: context.named("vrrp_instance")[instance.name] for instance in instances
-    }
     return {"room": room}
 
 
-def _unique(context: Context, instance: VrrpInstance, draft: Draft, seen: dict[tuple[object, ...], str]) -> bool:
-    """One VRID may be used once on an interface, in a family and mode."""
-    mode: tuple[object, ...] = (
-        (instance.mcast_group,)
-        if not instance.unicast
-        else (
-            instance.source,
-            tuple(sorted(peer.address for peer in instance.peers)),
-        )
-    )
-    key = (instance.vrid, instance.family, instance.interface, mode)
-    other = seen.setdefault(key, instance.name)
-    if other == instance.name:
+class _Vrids:
+    """Finds VRIDs that are used twice on an interface, in a family and mode."""
+
+    def __init__(self, context: Context) -> None:
+        self._context = context
+        self._multicast: dict[tuple[object, ...], str] = {}
+        self._peers: dict[tuple[object, ...], str] = {}
+
+    def accept(self, instance: VrrpInstance, draft: Draft) -> bool:
+        """Whether the instance can be used beside those before it."""
+        key = (instance.vrid, instance.family, instance.interface)
+        if not instance.unicast:
+            other = self._multicast.setdefault((*key, instance.mcast_group), instance.name)
+            if other == instance.name:
+                return True
+            self._complain(draft, instance, other, "dropped")
+            return False
+        # Unicast instances may share a VRID when they have no peer in common.
+        for peer in instance.peers:
+            other = self._peers.setdefault((*key, instance.source, peer.address), instance.name)
+            if other != instance.name:
+                self._complain(draft, instance, other, f"with peer {peer.address}")
         return True
-    both = f"'{other}' and '{instance.name}' both use VRID {instance.vrid}"
-    text = f"{both} with IPv{instance.family} on {instance.interface}"
-    context.error(draft.line_of("vrid"), f"{text}: '{instance.name}' dropped", "another virtual_router_id", 1)
-    return False
+
+    def _complain(self, draft: Draft, instance: VrrpInstance, other: str, what: str) -> None:
+        both = f"'{other}' and '{instance.name}' both use VRID {instance.vrid}"
+        text = f"{both} with IPv{instance.family} on {instance.interface}: {what}"
+        self._context.error(draft.line_of("vrid"), text, "another virtual_router_id", 1)
 
 
 class _Builder:
@@ -214,7 +221,7 @@ class _Builder:
         draft = self.draft
         globals_ = self.context.globals
         peers = tuple(draft.get("peers", ()))
-        words = draft.get("unicast_words") or draft.has("peers_block")
+        words = draft.get("unicast_words")
         unicast = bool(peers) or bool(draft.get("unicast_fault_no_peer") and words)
         if words and not unicast:
             self.error("unicast", "unicast words without a peer: multicast taken", "unicast_peer { ADDRESS }")
@@ -292,22 +299,29 @@ class _Builder:
         }
 
     def _addresses(self, addresses: list[AddressSpec]) -> None:
-        excluded = list(self.draft.get("excluded_addresses", ()))
         kept: dict[tuple[str, str], AddressSpec] = {}
         for spec in addresses:
             kept.setdefault((spec.address, spec.dev), spec)
         listed = list(kept.values())
-        if len(listed) > MOST_ADDRESSES:
-            text = f"{len(listed)} addresses do not fit an advert: the last ones are excluded from it"
-            self.error("addresses", text, f"at most {MOST_ADDRESSES}")
-            excluded = listed[MOST_ADDRESSES:] + excluded
-            listed = listed[:MOST_ADDRESSES]
-        more: dict[tuple[str, str], AddressSpec] = {}
-        for spec in excluded:
-            if (spec.address, spec.dev) not in kept or spec in excluded[: len(addresses) - len(listed)]:
-                more.setdefault((spec.address, spec.dev), spec)
-        self.fields["addresses"] = tuple(listed)
-        self.fields["excluded_addresses"] = tuple(more.values())
+        room = self._room_for_addresses()
+        if len(listed) > room:
+            text = f"{len(listed)} addresses do not fit an advert: {len(listed) - room} of them are excluded from it"
+            self.error("addresses", text, f"at most {room}")
+        excluded = {(spec.address, spec.dev): spec for spec in listed[room:]}
+        for spec in self.draft.get("excluded_addresses", ()):
+            if (spec.address, spec.dev) not in kept:
+                excluded.setdefault((spec.address, spec.dev), spec)
+        self.fields["addresses"] = tuple(listed[:room])
+        self.fields["excluded_addresses"] = tuple(excluded.values())
+
+    def _room_for_addresses(self) -> int:
+        """How many addresses an advert may carry: one byte counts them, and it is never fragmented."""
+        interface = self.context.host.interface(self.fields["interface"])
+        mtu = interface.mtu if interface else 1500
+        # Link header, IP header, VRRP header; VRRPv2 has 8 more bytes for authentication with IPv4.
+        if self.fields["family"] == 6:
+            return min(MOST_ADDRESSES, max(0, mtu - 14 - 40 - 8) // 16)
+        return min(MOST_ADDRESSES, max(0, mtu - 14 - 20 - 8 - (8 if self.fields["version"] == 2 else 0)) // 4)
 
     def _vmac(self, strict: bool) -> None:
         draft = self.draft
@@ -338,7 +352,7 @@ class _Builder:
                     text = f"{self.name}: its own interface '{entry.name}' is tracked anyway: ignored"
                     self.context.error(entry.line, text, "dont_track_primary switches it off", 0)
                     continue
-                if priority == OWNER and weight:
+                if priority == OWNER and weight and tracking.keyword != "track_process":
                     text = f"{self.name}: an owner ignores weights: {tracking.what} '{entry.name}' ignored"
                     self.context.error(entry.line, text, "weight 0", 0)
                     continue
@@ -353,10 +367,10 @@ class _Builder:
 
     def _in_group(self, keyword: str, what: str, entry: Entry, weight: int) -> Entry | None:
         """What a sync group leaves of a weighted entry of its member."""
-        if keyword == "track_file" and entry.weight is None and weight == 1:
-            return msgspec.structs.replace(entry, weight=0, reverse=False)
-        if keyword == "track_interface":
-            text = f"{self.name}: weight of interface '{entry.name}' ignored: the instance is in a sync group"
+        if keyword == "track_process":
+            return entry
+        if keyword == "track_interface" or (keyword == "track_file" and entry.weight is None and weight == 1):
+            text = f"{self.name}: weight of {what} '{entry.name}' ignored: the instance is in a sync group"
             self.context.error(entry.line, text, "sync_group_tracking_weight, or track it in the group", 0)
             return msgspec.structs.replace(entry, weight=0, reverse=False)
         text = f"{self.name}: weighted {what} '{entry.name}' ignored: the instance is in a sync group"
@@ -453,7 +467,9 @@ def _default_interface(context: Context, name: str, spec: AddressSpec, line: Lin
     if context.host.interface(name) is not None or context.globals.get("dynamic_interfaces"):
         return True
     what = f"static address {spec.address} without dev: the default interface"
-    return context.has_interface(name, line, f"({what})")
+    hint = "dev INTERFACE, or default_interface"
+    context.report(Severity.FATAL, line, f"{what} '{name}' does not exist", hint)
+    return False
 
 
 def _globals(context: Context) -> dict[str, Any]:

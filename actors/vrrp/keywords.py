@@ -102,7 +102,7 @@ INSTANCE = (
     Keyword("promote_secondaries", Flag(), "secondary addresses survive their primary"),
     Keyword("authentication", Block(_AUTHENTICATION, _same_draft), "VRRPv2 authentication"),
     Keyword("auth_hmac", Block(_HMAC, _same_draft), "signed adverts, keepalived's own", newer=True, status=_ACCEPTED),
-    Keyword("unicast_peer", Lines(readers.peer_line, "ADDRESS [min_ttl N] [max_ttl N]"), "the peers"),
+    Keyword("unicast_peer", Custom(readers.unicast_peers, "{ ADDRESS [min_ttl N] [max_ttl N] ... }"), "the peers"),
     Keyword("unicast_src_ip", Custom(readers.read_source, "ADDRESS"), "source of unicast adverts"),
     Keyword("mcast_src_ip", Custom(readers.read_source, "ADDRESS"), "source of multicast adverts"),
     Keyword("mcast_dst_ip", Custom(readers.multicast_destination, "ADDRESS"), "another multicast group"),

@@ -13,6 +13,7 @@ from holdfast.actors.vrrp.config import UnicastPeer, Vmac
 from holdfast.actors.vrrp.routes import parse_route
 from holdfast.actors.vrrp.rules import parse_rule
 from holdfast.config.context import Context, Words
+from holdfast.config.diagnostics import Severity
 from holdfast.config.kinds import Bool, Command, Integer, Time, Value, address
 from holdfast.config.table import Draft
 from holdfast.config.text import integer
@@ -125,6 +126,13 @@ def static_route(words: Words, draft: Draft) -> None:
 def static_rule(words: Words, draft: Draft) -> None:
     if (rule := parse_rule(words, static=True)) is not None:
         draft.append("static_rules", rule)
+
+
+def unicast_peers(words: Words, draft: Draft) -> None:
+    """The unicast_peer block: also an empty one asks for unicast."""
+    draft.values["unicast_words"] = True
+    for line in words.context.value_lines(words):
+        peer_line(line, draft)
 
 
 def peer_line(words: Words, draft: Draft) -> None:
@@ -311,7 +319,7 @@ def read_members(words: Words, draft: Draft) -> None:
 
 def link_delay(words: Words, draft: Draft) -> None:
     name = words.items[0]
-    words.context.has_interface(name, words.line, "of interface_up_down_delays", 0)
+    words.context.has_interface(name, words.line, "of interface_up_down_delays", 0, severity=Severity.FATAL)
     delays = Time(0, 255)
     down = delays.read(words, 1) if len(words) > 1 else 0
     up = delays.read(words, 2) if len(words) > 2 else 0
@@ -319,7 +327,7 @@ def link_delay(words: Words, draft: Draft) -> None:
 
 
 def linkbeat(words: Words, draft: Draft) -> None:
-    words.context.has_interface(words.items[0], words.line, "of linkbeat_interfaces", 0)
+    words.context.has_interface(words.items[0], words.line, "of linkbeat_interfaces", 0, severity=Severity.FATAL)
     for index in range(1, len(words)):
         if words.items[index] not in ("MII", "ETHTOOL", "IOCTL"):
             hint = "MII, ETHTOOL or IOCTL"

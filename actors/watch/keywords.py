@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
 import msgspec
 
@@ -171,21 +171,11 @@ def _delay(words: Words, draft: Draft) -> None:
             draft.put(field, number, words.line)
 
 
-def _open_process(words: Words, parent: Draft) -> Draft | None:
-    if len(words) == 2 and words.items[1] in words.context.named("vrrp_track_process"):
-        words.error(f"vrrp_track_process '{words.items[1]}' is already defined: block skipped", "another name", index=1)
-        return None
-    opener: Callable[[Words, Draft], Draft | None] = named_block("vrrp_track_process")
-    return opener(words, parent)
-
-
 def _close_process(draft: Draft, context: Context) -> None:
     if not draft.has("path"):
         context.error(draft.line, f"vrrp_track_process '{draft.name}' has no process: dropped", "process PATH")
         _forget(context, "vrrp_track_process", draft)
     elif draft.has("quorum") and draft.get("quorum_max") is not None and draft.get("quorum") > draft.get("quorum_max"):
-        if draft.get("quorum_max") == 0:
-            return
         hint = "quorum <= quorum_max"
         context.error(draft.line_of("quorum_max"), "quorum_max is less than quorum: ignored", hint, 1)
         del draft.values["quorum_max"]
@@ -193,7 +183,7 @@ def _close_process(draft: Draft, context: Context) -> None:
 
 _PROCESS = (
     Keyword("process", Custom(_process, "PATH [ARGUMENTS]"), "the process that must run"),
-    Keyword("param_match", Choice(("exact", "initial", "partial")), "how its arguments are compared"),
+    Keyword("param_match", Choice(("initial", "partial")), "how its arguments are compared"),
     Keyword("weight", WeightAndDirection(254), "what it adds to the priority; 0: FAULT without it"),
     Keyword("quorum", Integer(1, 65535), "how many must run"),
     Keyword("quorum_max", Integer(0, 65535), "how many may run"),
@@ -216,7 +206,11 @@ ROOT = (
         "a file with a number to follow",
         deprecated="track_file",
     ),
-    Keyword("vrrp_track_process", Block(_PROCESS, _open_process, _close_process, "NAME"), "a process to follow"),
+    Keyword(
+        "vrrp_track_process",
+        Block(_PROCESS, named_block("vrrp_track_process", unique=False), _close_process, "NAME"),
+        "a process to follow",
+    ),
 )
 
 GLOBAL_DEFS = (
@@ -232,14 +226,9 @@ def _tracked(context: Context, keyword: str) -> set[str]:
 
 
 def _script(context: Context, draft: Draft) -> TrackScript | None:
-    command = scripts.accept(context, draft.get("command"), draft.line_of("command"), f"vrrp_script {draft.name}")
+    line = draft.line_of("command")
+    command = scripts.accept(context, draft.get("command"), line, f"vrrp_script {draft.name}", needed=True)
     if command is None:
-        return None
-    ids = (0, 0)
-    program = context.host.program(command.argv[0].removeprefix("<"), *ids)
-    if not program.exists:
-        text = f"vrrp_script '{draft.name}': '{command.argv[0]}' is not found: dropped"
-        context.error(draft.line_of("command"), text, "the path of a program", 1)
         return None
     weight, reverse = draft.get("weight", (0, False))
     interval = draft.get("interval_us", 1_000_000)
@@ -291,7 +280,7 @@ def finish(context: Context) -> Mapping[str, msgspec.Struct]:
     found = [
         script
         for draft in context.named("vrrp_script").values()
-        if draft.name in tracked and (script := _script(context, draft)) is not None
+        if (script := _script(context, draft)) is not None and draft.name in tracked
     ]
     room = WatchRoom(
         scripts=tuple(found),
