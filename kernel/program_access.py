@@ -64,6 +64,7 @@ class Rules(msgspec.Struct, frozen=True, kw_only=True):
     security: bool = False
     use_symlink_paths: bool = False
     set_supplementary_groups: bool = False
+    umask: int = 0o177
 
 
 class Host(Protocol):
@@ -173,7 +174,14 @@ def prepare(argv: Sequence[str], user: str | None, group: str | None, rules: Rul
             warnings=tuple(warnings),
             insecure=error.refusal is Refusal.UNSAFE,
         )
-    program = Program(path=path, argv=tuple(words), uid=identity.uid, gid=identity.gid, groups=identity.groups)
+    program = Program(
+        path=path,
+        argv=tuple(words),
+        uid=identity.uid,
+        gid=identity.gid,
+        groups=identity.groups,
+        umask=rules.umask,
+    )
     return Access(program=program, warnings=tuple(warnings), insecure=insecure)
 
 

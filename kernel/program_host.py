@@ -6,7 +6,7 @@ ordinary: forking it is cheap, it delays nobody, and what it starts inherits nei
 signal masks. Its counterpart is `programs.py`.
 
 Messages are marshalled tuples on a SOCK_SEQPACKET socket, descriptor 3:
-    ("start", token, path, argv, environment, uid, gid, groups)    uid None: as we are
+    ("start", token, path, argv, environment, uid, gid, groups, umask)    uid None: as we are
     ("signal", token, signal number)                               to the process group of the run
 and back:
     ("failed", token, errno, operation)         it could not be started
@@ -95,13 +95,14 @@ class Host:
         uid: int | None,
         gid: int,
         groups: list[int],
+        umask: int,
     ) -> None:
         # The child writes an errno here when it does not get as far as exec, which closes the pipe otherwise.
         read_end, write_end = os.pipe2(os.O_CLOEXEC)
         started_ns = time.monotonic_ns()
         pid = os.fork()
         if pid == 0:
-            self._become(write_end, path, argv, environment, uid, gid, groups)
+            self._become(write_end, path, argv, environment, uid, gid, groups, umask)
         os.close(write_end)
         with open(read_end, "rb", buffering=0) as pipe:
             complaint = pipe.read(64)
@@ -125,6 +126,7 @@ class Host:
         uid: int | None,
         gid: int,
         groups: list[int],
+        umask: int,
     ) -> None:
         """In the child: never returns."""
         operation = "setpgid"
@@ -138,6 +140,7 @@ class Host:
                 os.dup2(null, descriptor)
             if null > 2:
                 os.close(null)
+            os.umask(umask)
             operation = "chdir"
             os.chdir("/")
             if uid is not None:

@@ -46,7 +46,7 @@ class Program(msgspec.Struct, frozen=True, kw_only=True):
     """What to start, with everything looked up beforehand.
 
     path: of the file, absolute. argv: with the name it is called by. uid None: as we are; else the child has exactly
-    this user, group and supplementary groups.
+    this user, group and supplementary groups. umask: for the files it makes.
     """
 
     path: str
@@ -54,6 +54,7 @@ class Program(msgspec.Struct, frozen=True, kw_only=True):
     uid: int | None = None
     gid: int = 0
     groups: tuple[int, ...] = ()
+    umask: int = 0o022
 
 
 class Ended(msgspec.Struct, frozen=True, kw_only=True):
@@ -140,7 +141,8 @@ class ProgramRunner:
         argv = [os.fsencode(word) for word in program.argv]
         path = os.fsencode(program.path)
         groups = list(program.groups)
-        order: _Order = ("start", run.token, path, argv, environment, program.uid, program.gid, groups)
+        identity = (program.uid, program.gid, groups, program.umask)
+        order: _Order = ("start", run.token, path, argv, environment, *identity)
         problem = "" if self._channel is not None else self._open()
         if not problem and not self._order(order):
             problem = "its command line and environment are too long"

@@ -36,5 +36,6 @@ def judge(script: Script, options: ScriptOptions, host: Host | None = None) -> A
         security=options.security,
         use_symlink_paths=options.use_symlink_paths,
         set_supplementary_groups=options.set_supplementary_groups,
+        umask=options.umask,
     )
     return prepare(script.argv, script.user, script.group, rules, host)

@@ -91,13 +91,14 @@ def test_what_a_program_finds_around_itself(tmp_path: Path, run: Play) -> None:
         "json.dump({'argv': sys.argv[1:], 'env': dict(os.environ), 'pgid': os.getpgid(0), 'pid': os.getpid(),"
         " 'fds': sorted(os.listdir('/proc/self/fd')), 'stdin': os.readlink('/proc/self/fd/0'),"
         " 'status': open('/proc/self/status').read(), 'policy': os.sched_getscheduler(0),"
-        " 'nice': os.getpriority(os.PRIO_PROCESS, 0), 'cwd': os.getcwd()}, open(sys.argv[1], 'w'))\n"
+        " 'nice': os.getpriority(os.PRIO_PROCESS, 0), 'cwd': os.getcwd(), 'umask': os.umask(0)},"
+        " open(sys.argv[1], 'w'))\n"
     )
 
     async def story() -> None:
         environment = {"PATH": "/bin", "IFS": "x", "LD_PRELOAD": "", "NOTIFY_SOCKET": "/n", "KEEP": "me"}
         async with a_runner(environment=environment) as runner:
-            program = Program(path="/usr/bin/python3", argv=("python3", "-c", text, str(out), "a b", "ü"))
+            program = Program(path="/usr/bin/python3", argv=("python3", "-c", text, str(out), "a b", "ü"), umask=0o137)
             assert (await launch(runner, program, {"HOLDFAST_REASON": "{}"})[1]).ok
 
     run(story)
@@ -111,6 +112,7 @@ def test_what_a_program_finds_around_itself(tmp_path: Path, run: Play) -> None:
     assert seen["stdin"] == "/dev/null" and seen["cwd"] == "/"
     # 0, 1, 2, the file it writes and the directory it lists: nothing of ours.
     assert len(seen["fds"]) <= 5
+    assert seen["umask"] == 0o137
     assert (seen["policy"], seen["nice"]) == (os.SCHED_OTHER, 0)
     masks = dict(line.split(":\t") for line in seen["status"].splitlines() if line.startswith("Sig"))
     assert int(masks["SigBlk"], 16) == 0
