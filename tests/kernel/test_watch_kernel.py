@@ -6,6 +6,7 @@ from __future__ import annotations
 import asyncio
 import shutil
 import subprocess
+import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -210,3 +211,22 @@ def test_scripts_and_fifo_hear_of_transitions(tmp_path: Path) -> None:
         assert not fifo.exists()
 
     asyncio.run(story())
+
+
+def test_a_real_time_cell_starts_ordinary_programs(tmp_path: Path) -> None:
+    """Neither SCHED_RR nor the priority of the cell are inherited, nor what it keeps open."""
+    out = tmp_path / "out"
+    script = executable(tmp_path / "script", f"ps -o cls=,ni= -p $$ > {out}")
+    text = (
+        "import asyncio\n"
+        "from holdfast.kernel.programs import Program, ProgramRunner\n"
+        "async def main():\n"
+        "    loop = asyncio.get_running_loop()\n"
+        "    runner, done = ProgramRunner(loop), loop.create_future()\n"
+        f"    runner.start(Program(path={str(script)!r}, argv=('x',)), done.set_result)\n"
+        "    assert (await done).ok\n"
+        "    await runner.close()\n"
+        "asyncio.run(main())\n"
+    )
+    subprocess.run(["nice", "-n", "-7", "chrt", "-r", "10", sys.executable, "-c", text], check=True, timeout=60)
+    assert out.read_text().split() == ["TS", "0"]
