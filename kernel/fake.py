@@ -21,7 +21,7 @@ from holdfast.kernel.base import AddressSpec, KernelError, RouteSpec, RuleSpec
 from holdfast.kernel.faces import Batch, Destination, Frames
 from holdfast.kernel.fake_links import FakeLinks, FakeTimers
 from holdfast.kernel.instant import Instant
-from holdfast.kernel.netlink import route_subject
+from holdfast.kernel.netlink import route_subject, rule_subject
 from holdfast.kernel.records import (
     IFF_LOOPBACK,
     IFF_MULTICAST,
@@ -101,7 +101,7 @@ class FakeBatch:
         def drop() -> None:
             links.drop_rule(record, OUR_PORT)
 
-        self.orders.append((f"rule/{spec.preference}", drop if remove else add))
+        self.orders.append((rule_subject(spec), drop if remove else add))
 
 
 class FakeRequests:

@@ -28,6 +28,7 @@ from holdfast.kernel.records import (
     RuleRecord,
 )
 from holdfast.kernel.rtdecode import UNREADABLE, decode_address, decode_link, decode_route, decode_rule, messages
+from holdfast.kernel.rtencode import canonical
 
 _NEWLINK: Final = 16
 _DELLINK: Final = 17
@@ -193,6 +194,8 @@ class LinkTable(Callbacks):
             return False
         if prefix is not None and (address, prefix, None) in known:
             return True
+        if ":" in address:
+            address = canonical(address)
         return any(key[0] == address and (prefix is None or key[1] == prefix) for key in known)
 
     def routes(self) -> tuple[RouteRecord, ...]:

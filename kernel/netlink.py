@@ -13,6 +13,7 @@ import os
 import select
 import socket
 import struct
+import sys
 from collections.abc import Callable, Iterator
 from typing import Final, TypeVar
 
@@ -59,6 +60,8 @@ _GONE: Final = frozenset((errno.EADDRNOTAVAIL, errno.ESRCH, errno.ENOENT, errno.
 """A removal that ends like this has what it wanted."""
 _NOTHING_FORGIVEN: Final[frozenset[int]] = frozenset()
 _THERE: Final = frozenset((errno.EEXIST,))
+_SEQUENCE: Final = struct.Struct("=I")
+_FLAGS_LOW_BYTE: Final = 6 if sys.byteorder == "little" else 7
 
 Record = TypeVar("Record")
 
@@ -84,29 +87,18 @@ def open_netlink(groups: int = 0, *, buffer_bytes: int = _BUFFER_BYTES, force: b
     return sock
 
 
-class _Request:
-    """One order of a batch: how it is called, and which refusals are none."""
-
-    __slots__ = ("forgiven", "operation", "subject")
-
-    def __init__(self, operation: str, subject: Callable[[], str], forgiven: frozenset[int]) -> None:
-        self.operation = operation
-        self.subject = subject
-        self.forgiven = forgiven
-
-
 class RequestBatch:
     """Encoded requests in order, to be sent as one buffer, as often as wanted. Made by `Netlink.batch`."""
 
-    __slots__ = ("_chunk_requests", "_chunks", "_first", "_last_offset", "_owner", "_requests", "awaited", "errors")
+    __slots__ = ("_chunk_requests", "_last_offset", "_owner", "_requests", "awaited", "chunks", "errors")
 
     def __init__(self, owner: Netlink) -> None:
         self._owner = owner
-        self._requests: dict[int, _Request] = {}
-        self._chunks: list[bytearray] = []
+        self._requests: dict[int, tuple[str, frozenset[int], object, int]] = {}
         self._chunk_requests = 0
         self._last_offset = 0
-        self._first = 0
+        self.chunks: list[bytearray] = []
+        """The buffers that `send` writes."""
         self.awaited = 0
         """Acks still to be read."""
         self.errors: list[KernelError] = []
@@ -114,72 +106,69 @@ class RequestBatch:
     def __len__(self) -> int:
         return len(self._requests)
 
-    @property
-    def chunks(self) -> list[bytearray]:
-        """The buffers that `send` writes."""
-        return self._chunks
-
     def address(self, spec: AddressSpec, ifindex: int, *, remove: bool = False, valid_lft_s: int | None = None) -> None:
         """Appends: put the address on the interface (or renew its lifetime), or remove it."""
         request = encode_address(spec, ifindex, remove=remove, valid_lft_s=valid_lft_s)
-        self.append(
-            request,
-            "remove" if remove else "add",
-            lambda: f"address/{spec.address}@{spec.dev or self._owner.interface_name(ifindex)}",
-            forgiven=_GONE if remove else _NOTHING_FORGIVEN,
-        )
+        if remove:
+            self._append(request, ("remove", _GONE, spec, ifindex))
+        else:
+            self._append(request, ("add", _NOTHING_FORGIVEN, spec, ifindex))
 
     def route(self, spec: RouteSpec, *, remove: bool = False) -> None:
         """Appends: set the route, or remove it. KernelError(ENODEV) when an interface it names is not there."""
         request = encode_route(spec, self._owner.ifindex_of, remove=remove)
         # `add` means: only if it is not there. The others mean: let it be there; the very same one is no failure.
         forgiven = _GONE if remove else _NOTHING_FORGIVEN if spec.mode == "add" else _THERE
-        self.append(request, "remove" if remove else "add", lambda: route_subject(spec), forgiven=forgiven)
+        self._append(request, ("remove" if remove else "add", forgiven, spec, 0))
 
     def rule(self, spec: RuleSpec, *, remove: bool = False) -> None:
         """Appends: set the rule, or remove it."""
         request = encode_rule(spec, remove=remove)
-        self.append(
-            request,
-            "remove" if remove else "add",
-            lambda: f"rule/{spec.preference if spec.preference is not None else spec.from_ or spec.to or spec.table}",
-            forgiven=_GONE if remove else _THERE,
-        )
+        self._append(request, ("remove" if remove else "add", _GONE if remove else _THERE, spec, 0))
 
     def append(
-        self,
-        request: bytes,
-        operation: str,
-        subject: Callable[[], str],
-        *,
-        forgiven: frozenset[int] = _NOTHING_FORGIVEN,
+        self, request: bytes, operation: str, subject: str, *, forgiven: frozenset[int] = _NOTHING_FORGIVEN
     ) -> None:
-        """Appends an encoded request. subject: called only when it failed."""
-        sequence = self._owner.next_sequence()
-        self._requests[sequence] = _Request(operation, subject, forgiven)
-        chunks = self._chunks
-        if not chunks or self._chunk_requests >= _CHUNK_REQUESTS or len(chunks[-1]) + len(request) > _CHUNK_BYTES:
-            chunks.append(bytearray())
-            self._chunk_requests = 0
-        chunk = chunks[-1]
-        if chunk:
-            _set_flags(chunk, self._last_offset, NLM_F_ACK, on=False)
-        self._last_offset = len(chunk)
-        chunk += request
-        struct.pack_into("=I", chunk, self._last_offset + 8, sequence)
-        _set_flags(chunk, self._last_offset, NLM_F_ACK, on=True)
-        self._chunk_requests += 1
+        """Appends any encoded request. forgiven: the errnos that are no failure."""
+        self._append(request, (operation, forgiven, subject, 0))
 
     def answer(self, sequence: int, number: int, flags: int, text: str) -> bool:
         """Takes one ack in. False: it belongs to another batch."""
         request = self._requests.get(sequence)
         if request is None:
             return False
-        if number and number not in request.forgiven:
-            self.errors.append(KernelError(request.operation, request.subject(), number, text))
+        operation, forgiven, what, ifindex = request
+        if number and number not in forgiven:
+            self.errors.append(KernelError(operation, self._subject(what, ifindex), number, text))
         if flags & NLM_F_ACK:
             self.awaited -= 1
         return True
+
+    def _append(self, request: bytes, about: tuple[str, frozenset[int], object, int]) -> None:
+        sequence = self._owner.next_sequence()
+        self._requests[sequence] = about
+        chunks = self.chunks
+        if not chunks or self._chunk_requests >= _CHUNK_REQUESTS or len(chunks[-1]) + len(request) > _CHUNK_BYTES:
+            chunks.append(bytearray())
+            self._chunk_requests = 0
+        chunk = chunks[-1]
+        if chunk:
+            chunk[self._last_offset + _FLAGS_LOW_BYTE] &= ~NLM_F_ACK & 0xFF
+        offset = self._last_offset = len(chunk)
+        chunk += request
+        _SEQUENCE.pack_into(chunk, offset + 8, sequence)
+        chunk[offset + _FLAGS_LOW_BYTE] |= NLM_F_ACK
+        self._chunk_requests += 1
+
+    def _subject(self, what: object, ifindex: int) -> str:
+        match what:
+            case AddressSpec():
+                return f"address/{what.address}@{what.dev or self._owner.interface_name(ifindex)}"
+            case RouteSpec():
+                return route_subject(what)
+            case RuleSpec():
+                return rule_subject(what)
+        return str(what)
 
 
 class Netlink:
@@ -346,6 +335,11 @@ def route_subject(spec: RouteSpec) -> str:
     return f"route/{spec.destination}@{spec.table if spec.table is not None else 'main'}"
 
 
+def rule_subject(spec: RuleSpec) -> str:
+    """`rule/300`: its preference, or what it looks for."""
+    return f"rule/{spec.preference if spec.preference is not None else spec.from_ or spec.to or spec.table}"
+
+
 def _gather(dumps: socket.socket, sequence: int, answer: int) -> tuple[list[tuple[memoryview, int, int]], bool]:
     found: list[tuple[memoryview, int, int]] = []
     interrupted = False
@@ -376,11 +370,6 @@ def _extended(view: memoryview, flags: int, body: int, end: int) -> str:
         start = body + 4 + ((length + 3) & ~3)
     text = attributes(view, start, end).get(1, b"")
     return bytes(text).rstrip(b"\0").decode(errors="replace")
-
-
-def _set_flags(chunk: bytearray, offset: int, flag: int, *, on: bool) -> None:
-    (flags,) = struct.unpack_from("=H", chunk, offset + 6)
-    struct.pack_into("=H", chunk, offset + 6, flags | flag if on else flags & ~flag)
 
 
 def _readable(sock: socket.socket, timeout_ms: int) -> bool:
