@@ -27,6 +27,10 @@ HARD_BYTES_MAX = 64 * 1024 * 1024
 """ZeroMQ itself cuts off a peer that sends more in one message: memory is bounded whatever comes."""
 
 
+def _nil() -> msgspec.Raw:
+    return msgspec.Raw(b"\xc0")
+
+
 class Hello(msgspec.Struct, frozen=True):
     """The body of a control frame: who publishes here, and how far it is.
 
@@ -60,7 +64,7 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
     to: str = ""
     subject: str = ""
     type: str = ""
-    body: msgspec.Raw = msgspec.Raw(b"\xc0")
+    body: msgspec.Raw = msgspec.field(default_factory=_nil)
 
 
 class Answer(msgspec.Struct, frozen=True, kw_only=True):
@@ -82,7 +86,7 @@ class Answer(msgspec.Struct, frozen=True, kw_only=True):
     totals: tuple[int, ...] = ()
     last: bool = True
     type: str = ""
-    body: msgspec.Raw = msgspec.Raw(b"\xc0")
+    body: msgspec.Raw = msgspec.field(default_factory=_nil)
     text: str = ""
 
 
