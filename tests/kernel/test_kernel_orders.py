@@ -27,7 +27,10 @@ class Host:
 
     def __init__(self, lab: Lab) -> None:
         self.ns, self.far = lab.namespace("a"), lab.namespace("b")
-        lab.veth(self.ns, "eth0", self.far, "eth0")
+        lab.veth(self.ns, "eth0", self.far, "eth0", up=False)
+        self.far.ip("link set eth0 up")
+        # Without link-local addresses, which come and change when the kernel likes.
+        self.ns.ip_batch(["link set eth0 addrgenmode none", "link set eth0 up"])
         self.ns.ip_batch(["addr add 10.1.2.1/24 dev eth0", "addr add fd00:1::1/64 dev eth0 nodad"])
         with self.ns.enter():
             self.links = LinkTable()
@@ -376,6 +379,7 @@ def test_no_change_is_lost_in_an_overrun() -> None:
     with Lab() as lab:
         ns = lab.namespace("a")
         ns.ip("link add d0 type veth peer name d1")
+        ns.ip_batch(["link set d0 addrgenmode none", "link set d1 addrgenmode none"])
         ns.ip_batch(["link set d0 up", "link set d1 up", "addr add 10.1.1.1/24 dev d0"])
         with ns.enter():
             links = LinkTable(receive_buffer_bytes=4096, force_buffer=False)
