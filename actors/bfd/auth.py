@@ -124,6 +124,8 @@ class Authenticator:
         self.received_sequence = sequence
 
     def _check_form(self, section: bytes) -> int:
+        if not section:
+            raise PacketError(Reject.AUTH_MISSING)
         if section[0] != self.type:
             raise PacketError(Reject.AUTH_TYPE, f"authentication type {section[0]}")
         size = section[1]

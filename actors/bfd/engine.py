@@ -10,8 +10,6 @@ The engine is told what to do by actor.py and tells it of changes of state, neve
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import errno
 import random
 import socket
 import time
@@ -20,6 +18,7 @@ from collections.abc import Iterable
 from typing import Protocol
 
 from holdfast.actors.bfd.auth import Authenticator
+from holdfast.actors.bfd.directory import Directory, interface_index, source_of
 from holdfast.actors.bfd.echo import EchoPort
 from holdfast.actors.bfd.lane import Lane
 from holdfast.actors.bfd.machine import (
@@ -42,13 +41,9 @@ from holdfast.actors.bfd.profiles import SessionSpec
 from holdfast.actors.bfd.sequences import SequenceStore
 from holdfast.actors.bfd.wheel import DetectionWheel, Pacer
 from holdfast.actors.runtime.machine import MS, Action, Deadline, Fact, Instant, S
-from holdfast.kernel.base import KernelError
 from holdfast.kernel.source_filter import source_filter
 from holdfast.kernel.timers import TimerFd
 from holdfast.kernel.udp_batch import Path, RawUdpSender, Rows, UdpReceiver
-
-_FIRST_PORT, _LAST_PORT = 49152, 65535
-"""RFC 5881 section 4: source ports."""
 
 _BATCHES_A_TURN = 32
 """How many batches are read before deadlines are looked at again."""
@@ -122,14 +117,13 @@ class Engine:
         self._ports: dict[tuple[int, int], _Port] = {}
         self._senders: dict[int, RawUdpSender] = {}
         self._pacers: dict[int, Pacer] = {}
-        self._by_discriminator: dict[int, Lane] = {}
-        self._by_neighbor: dict[tuple[bytes, int], list[Lane]] = {}
+        self._directory = Directory(chance)
         self._leaving: list[tuple[int, Lane]] = []
-        self._source_ports: set[int] = set()
         self._unrouted: set[Lane] = set()
         self._retry_at = 0
         self._echo: EchoPort | None = None
         self._filters_stale: set[tuple[int, int]] = set()
+        self._filters_scheduled = False
         self._closed = False
         loop.add_reader(self._timer.fileno(), self._timer_fired)
 
@@ -140,19 +134,21 @@ class Engine:
         assert spec.name not in self.lanes
         port = self._port(spec)
         restored = None if saved is None else saved.memory
-        if restored is not None and restored.local_discriminator in self._by_discriminator:
-            restored = None
-        discriminator = self._new_discriminator() if restored is None else restored.local_discriminator
+        directory = self._directory
+        discriminator = directory.new_discriminator(None if restored is None else restored.local_discriminator)
+        source_port = directory.new_source_port(None if saved is None else saved.source_port)
         machine = BfdMachine(spec.config, discriminator)
-        lane = Lane(spec, machine, self._new_source_port(saved), self._rows)
+        lane = Lane(spec, machine, source_port, self._rows)
         self._supersede(lane)
         self._authenticate(lane)
         self.lanes[spec.name] = lane
-        self._by_discriminator[discriminator] = lane
         self._enlist(lane, port)
         now = self._now()
         self._find_route(lane, now)
-        actions = machine.start(now) if restored is None else machine.restore(restored, now)
+        if restored is None or restored.local_discriminator != discriminator:
+            actions = machine.start(now)
+        else:
+            actions = machine.restore(restored, now)
         self._carry_out(lane, actions, now)
         if spec.disabled:
             self._step(lane, Disabled(), now)
@@ -299,7 +295,9 @@ class Engine:
         try:
             packet, section = decode(data)
             destination, ifindex, hop_limit = port.receiver.arrival(index)
-            lane = self._find(port, packet.your_discriminator, source, destination, ifindex)
+            lane = self._directory.find(
+                port.receiver.family, port.receiver.port, packet.your_discriminator, source, destination, ifindex
+            )
             if lane is None:
                 raise PacketError(Reject.NO_SESSION, f"your discriminator {packet.your_discriminator}")
             spec = lane.spec
@@ -332,18 +330,6 @@ class Engine:
         machine.heard += 1
         if machine.state is State.UP and machine.seen is not None:
             machine.longest_gap = max(machine.longest_gap, now - machine.seen)
-
-    def _find(self, port: _Port, yours: int, source: bytes, destination: bytes, ifindex: int) -> Lane | None:
-        """Section 6.8.6 and RFC 5881 section 3: by discriminator, else by addresses and interface."""
-        if yours:
-            lane = self._by_discriminator.get(yours)
-            return lane if lane is not None and (lane.family, lane.port) == self._key_of(port) else None
-        for lane in self._by_neighbor.get((source, port.receiver.port), ()):
-            if lane.spec.interface and lane.ifindex != ifindex:
-                continue
-            if lane.spec.source is None or lane.spec.source == destination:
-                return lane
-        return None
 
     def _know(self, port: _Port, lane: Lane, data: bytes) -> None:
         if lane.known == data:
@@ -395,8 +381,10 @@ class Engine:
     def _rearm(self) -> None:
         if self._closed:
             return
-        if self._filters_stale:
-            self._renew_filters()
+        if self._filters_stale and not self._filters_scheduled:
+            # On the next turn: thousands of sessions may be added in this one.
+            self._filters_scheduled = True
+            self._loop.call_soon(self._renew_filters)
         at = self._wheel.next_at()
         for pacer in self._pacers.values():
             other = pacer.next_at()
@@ -502,7 +490,7 @@ class Engine:
 
     def _echo_port(self) -> EchoPort:
         if self._echo is None:
-            self._echo = EchoPort(self._loop, self._echo_came_back, self._by_discriminator.get)
+            self._echo = EchoPort(self._loop, self._echo_came_back, self._directory.by_discriminator)
         return self._echo
 
     def _echo_came_back(self, lane: Lane, now: Instant) -> None:
@@ -514,10 +502,6 @@ class Engine:
     @staticmethod
     def _now() -> Instant:
         return Instant(time.monotonic_ns())
-
-    @staticmethod
-    def _key_of(port: _Port) -> tuple[int, int]:
-        return port.receiver.family, port.receiver.port
 
     def _port(self, spec: SessionSpec) -> _Port:
         """The receiver for such sessions, made when the first one comes."""
@@ -535,7 +519,7 @@ class Engine:
 
     def _enlist(self, lane: Lane, port: _Port) -> None:
         port.lanes.add(lane)
-        self._by_neighbor.setdefault((lane.spec.neighbor, lane.port), []).append(lane)
+        self._directory.enlist(lane)
         self._filters_stale.add((lane.family, lane.port))
         if lane.spec.config.echo_rx_us and self._echo is None:
             self._echo_port()
@@ -544,7 +528,7 @@ class Engine:
 
     def _delist(self, lane: Lane) -> None:
         self._forget_known(lane)
-        self._by_neighbor[lane.spec.neighbor, lane.port].remove(lane)
+        self._directory.dismiss(lane)
 
     def _bury(self, now: int) -> None:
         staying = []
@@ -559,8 +543,7 @@ class Engine:
         self._pacers[lane.family].leave(lane)
         lane.packet = None
         lane.route(None)
-        del self._by_discriminator[lane.machine.local_discriminator]
-        self._source_ports.discard(lane.source_port)
+        self._directory.forget(lane)
         if lane.sequence_slot is not None:
             lane.sequence_slot.release()
         key = (lane.family, lane.port)
@@ -588,6 +571,7 @@ class Engine:
 
     def _renew_filters(self) -> None:
         """The kernel lets in only neighbours with the TTL that the least demanding session asks for."""
+        self._filters_scheduled = False
         for key in self._filters_stale:
             port = self._ports.get(key)
             if port is None or not port.lanes:
@@ -620,37 +604,13 @@ class Engine:
         if lane.sequence_slot is None and self._sequences is not None and spec.auth_type.digest_bytes:
             lane.sequence_slot = self._sequences.take(discriminator)
 
-    def _new_discriminator(self) -> int:
-        """Random, so that a stranger cannot guess it (RFC 5880 section 10), and of no other session."""
-        while True:
-            number = self._chance.randrange(1, MAX_U32 + 1)
-            if number not in self._by_discriminator:
-                return number
-
-    def _new_source_port(self, saved: Saved | None) -> int:
-        """Each session has its own while there are enough."""
-        if saved is not None and saved.source_port not in self._source_ports:
-            self._source_ports.add(saved.source_port)
-            return saved.source_port
-        span = _LAST_PORT - _FIRST_PORT + 1
-        start = self._chance.randrange(span)
-        for step in range(span):
-            port = _FIRST_PORT + (start + step) % span
-            if port not in self._source_ports:
-                self._source_ports.add(port)
-                return port
-        return _FIRST_PORT + start
-
     # ------------------------------------------------------------------ source addresses
 
     def _find_route(self, lane: Lane, now: Instant) -> None:
         """Finds out from where and by which interface the session sends; without an answer it is silent."""
         spec = lane.spec
-        ifindex = 0
-        if spec.interface:
-            with contextlib.suppress(OSError):
-                ifindex = socket.if_nametoindex(spec.interface)
-        source = None if spec.interface and not ifindex else _source_for(lane, ifindex)
+        ifindex = interface_index(spec)
+        source = source_of(lane, ifindex)
         old = lane.path
         lane.ifindex = ifindex
         if source is None:
@@ -671,23 +631,3 @@ class Engine:
         if packet is not None and new is not None:
             interval_us = lane.machine.transmit_interval_us
             self._transmit(lane, Transmit(packet, interval_us, old is None), now)
-
-
-def _source_for(lane: Lane, ifindex: int) -> bytes | None:
-    """The packed local address to send from, None: there is none now."""
-    spec, family = lane.spec, lane.family
-    neighbor = socket.inet_ntop(family, spec.neighbor)
-    with socket.socket(family, socket.SOCK_DGRAM) as probe:
-        try:
-            if ifindex:
-                probe.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, spec.interface.encode() + b"\0")
-            scope = (0, ifindex) if family == socket.AF_INET6 else ()
-            if spec.source is not None:
-                probe.bind((socket.inet_ntop(family, spec.source), 0, *scope))
-                return spec.source
-            probe.connect((neighbor, lane.port, *scope))
-            return socket.inet_pton(family, probe.getsockname()[0].partition("%")[0])
-        except OSError as error:
-            if error.errno in (errno.EMFILE, errno.ENFILE, errno.EPERM):
-                raise KernelError("find source for", spec.name, error.errno) from error
-            return None
