@@ -21,7 +21,7 @@ import pykka
 from holdfast.actors.checkers import base
 from holdfast.actors.checkers.check_actor import Change, FollowingCheck, NewGlobals, RunningCheck
 from holdfast.actors.checkers.config import CheckersGlobals, ServiceChecks
-from holdfast.actors.checkers.kinds import Surroundings, checker_of
+from holdfast.actors.checkers.kinds import Surroundings, checker_of, kinds
 from holdfast.actors.checkers.messages import CheckDone, CheckResult, RunCheck, SuspendCheck
 from holdfast.actors.checkers.ping import restore_range
 from holdfast.actors.checkers.plan import Plan, Wanted, name_of
@@ -385,6 +385,10 @@ def raise_descriptor_limit() -> None:
     if soft != hard:
         with contextlib.suppress(OSError, ValueError):
             resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
+# Now, while the supervisor imports: a cell's first turn is not the time for it.
+kinds()
 
 
 def start(context: CellContext) -> None:

@@ -15,13 +15,13 @@ from holdfast.actors.checkers.base import Outcome, failed, passed
 from holdfast.actors.checkers.config import HttpCheck, HttpUrl
 from holdfast.actors.checkers.pattern import Pattern
 
-HEADER_BYTES_MAX = 65536
-"""keepalived gives up at 4096; a header beyond this is taken for an attack or a fault."""
+HEADER_BYTES_MAX = 4096
+"""A header that does not end within the first 4096 bytes fails the server, as with keepalived."""
 
 BODY_BYTES_MAX = 16 * 1024 * 1024
 """An answer without end is ended here; keepalived reads on for ever."""
 
-_HEAD_END = re.compile(rb"\r\n\r\n|\n\n")
+_HEAD_END = b"\r\n\r\n"
 _STATUS_LINE = re.compile(rb"HTTP/\d+(?:\.\d+)? +(\d{3})")
 
 
@@ -98,17 +98,14 @@ class AnswerReader:
     def feed(self, data: bytes) -> Outcome | None:
         """Takes the next piece. An outcome: no need to read on."""
         if self._header is None:
-            searched = max(0, len(self._head) - 3)
             self._head += data
-            found = _HEAD_END.search(self._head, searched)
-            if found is None:
-                if len(self._head) > HEADER_BYTES_MAX:
-                    return failed(f"header longer than {HEADER_BYTES_MAX} bytes", header_bytes=len(self._head))
+            head, ending, data = self._head.partition(_HEAD_END)
+            size = len(head) + len(ending)
+            if size > HEADER_BYTES_MAX or (size == HEADER_BYTES_MAX and not ending):
+                return failed(f"header longer than {HEADER_BYTES_MAX} bytes", header_bytes=size)
+            if not ending:
                 return None
-            if found.end() > HEADER_BYTES_MAX:
-                return failed(f"header longer than {HEADER_BYTES_MAX} bytes", header_bytes=found.end())
-            self._header = Header(self._head[: found.end()])
-            data = self._head[found.end() :]
+            self._header = Header(head + ending)
             self._head = b""
         if data:
             self._take(data)
@@ -124,6 +121,11 @@ class AnswerReader:
         if self._body is not None:
             self._body += data
         self._received += len(data)
+
+    @property
+    def digest(self) -> str | None:
+        """MD5 of the body so far in hex; None when no digest is wanted or no header was seen."""
+        return None if self._md5 is None or self._header is None else self._md5.hexdigest()
 
     def end(self) -> Outcome:
         """The server has closed: the verdict."""

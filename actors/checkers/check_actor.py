@@ -28,6 +28,10 @@ from holdfast.bus.messages import EventId, Reason, ReasonKind
 
 log = logging.getLogger(__name__)
 
+REFRESH_NS = 5 * S
+"""A result that says what the one before said is told again after this time only: news at once, the rest now and then.
+Checks with longer intervals (6 s and more are usual) tell each of their results."""
+
 
 class Change(msgspec.Struct, frozen=True):
     """What a check does, or for whom, has changed with a reload; what it looks at has not."""
@@ -73,6 +77,7 @@ class CheckActor(LoopActor):
         self._subject = f"check/{name}"
         self._died = died
         self._since_wall_ns = former.since_wall_ns if former is not None else 0
+        self._told_at = Instant(0)
 
     def on_failure(self, *_: object) -> None:
         """Its run ends with it; the room puts another in its place."""
@@ -93,21 +98,32 @@ class CheckActor(LoopActor):
             return
         self.targets = targets
         if self.last is not None:
-            self.last = msgspec.structs.replace(self.last, targets=targets, changed=False)
+            since = self._since_wall_ns
+            self.last = msgspec.structs.replace(self.last, targets=targets, changed=False, since_wall_ns=since)
             self.around.bus.publish(self._subject, "result", self.last)
 
     def tell_result(self, result: CheckResult, retries: int, causes: tuple[EventId, ...] = ()) -> None:
-        """Publishes a result, and the change of state it brought."""
+        """Publishes a result that says something new, and the change of state it brought."""
         if result.changed:
             self._since_wall_ns = time.time_ns()
+        last, self.last = self.last, result
+        now = self.around.poller.timers.now()
+        if not self._is_news(last, result) and now - self._told_at < REFRESH_NS:
+            return
+        self._told_at = now
         result = msgspec.structs.replace(result, since_wall_ns=self._since_wall_ns)
-        self.last = result
         cause = self.around.bus.publish(self._subject, "result", result, causes=causes)
-        outcome = result
         if result.changed:
             self._tell_change(result, retries, cause)
         elif not result.ok and self.spec.log_all_failures:
-            log.info("%s: %s", self.name, outcome.text)
+            log.info("%s: %s", self.name, result.text)
+
+    def _is_news(self, last: CheckResult | None, result: CheckResult) -> bool:
+        if last is None or result.changed or result.ok is not last.ok:
+            return True
+        if not result.ok and (result.up is not False or self.spec.log_all_failures):
+            return True
+        return (last.up, last.weight, last.weight_add) != (result.up, result.weight, result.weight_add)
 
     def _tell_change(self, result: CheckResult, retries: int, cause: EventId) -> None:
         kind = self._reason_kind(result.up is True)

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import socket
 from collections.abc import Callable
 
 from holdfast.actors.checkers.base import Outcome, failed
 from holdfast.actors.checkers.config import Connection
-from holdfast.actors.checkers.sockets import Poller, SocketProbe, endpoint, failure
+from holdfast.actors.checkers.sockets import DATAGRAM, Poller, SocketProbe, endpoint, failure
 
 _LARGEST = 65536
 _DATAGRAMS_MAX = 64
@@ -30,7 +29,7 @@ class DatagramProbe(SocketProbe):
         raise NotImplementedError
 
     def begin(self) -> None:
-        if not self.connect(socket.SOCK_DGRAM):
+        if not self.connect(DATAGRAM):
             return
         assert self._sock is not None
         try:

@@ -13,7 +13,7 @@ from holdfast.actors.checkers.config import HttpCheck, HttpUrl, SslClient
 from holdfast.actors.checkers.kinds import STEPS_OF_A_RUN, Checker, Surroundings, plain_schedule
 from holdfast.actors.checkers.messages import Target
 from holdfast.actors.checkers.pattern import Pattern, PatternError
-from holdfast.actors.checkers.sockets import NotRunnable, Probe, endpoint
+from holdfast.actors.checkers.sockets import NotRunnable, Poller, Probe, endpoint
 from holdfast.actors.checkers.stream import StreamProbe
 from holdfast.actors.runtime.machine import US, Duration
 
@@ -23,11 +23,11 @@ _CONTEXT = "tls-context"
 class HttpProbe(StreamProbe):
     """One page."""
 
-    __slots__ = ("_reader", "_request")
+    __slots__ = ("_request", "reader")
 
     def __init__(
         self,
-        around: Surroundings,
+        poller: Poller,
         check: HttpCheck,
         url: HttpUrl,
         request: bytes,
@@ -36,7 +36,7 @@ class HttpProbe(StreamProbe):
         done: Callable[[Outcome], None],
     ) -> None:
         super().__init__(
-            around.poller,
+            poller,
             check.connection,
             done,
             context=context,
@@ -44,21 +44,21 @@ class HttpProbe(StreamProbe):
             quiet_shutdown=not (check.tls_compliant or url.tls_compliant),
         )
         self._request = request
-        self._reader = AnswerReader(url, pattern)
+        self.reader = AnswerReader(url, pattern)
 
     def opened(self) -> None:
         self.send(self._request)
 
     def received(self, data: bytes) -> None:
-        outcome = self._reader.feed(data)
+        outcome = self.reader.feed(data)
         if outcome is not None:
             self.finish(outcome)
 
     def ended(self) -> None:
-        self.finish(self._reader.end())
+        self.finish(self.reader.end())
 
     def timed_out(self) -> None:
-        self.what_is_missing = self._reader.waiting_for
+        self.what_is_missing = self.reader.waiting_for
         super().timed_out()
 
     def broken_off(self, error: OSError) -> None:
@@ -118,7 +118,13 @@ class HttpChecker(Checker[HttpCheck]):
                 return NotRunnable(made, done)
             context = made
         return HttpProbe(
-            self.around, self.spec, self.spec.urls[step], self._requests[step], self._patterns[step], context, done
+            self.around.poller,
+            self.spec,
+            self.spec.urls[step],
+            self._requests[step],
+            self._patterns[step],
+            context,
+            done,
         )
 
     def success_words(self, target: Target, outcome: Outcome) -> str:

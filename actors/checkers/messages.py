@@ -29,6 +29,8 @@ class Target(msgspec.Struct, frozen=True, order=True):
 class CheckResult(Event, frozen=True, kw_only=True, tag="check.result"):
     """One run of a check. Retained on `NODE/check/CHECK/result`; the newest one is the check's whole state.
 
+    Sent for each run, but one that says the same as the last (still good, still down) at most every five seconds.
+
     ok: what this run saw. up: what the check says after its retries; that is what counts for the pool. None: no
     verdict yet (of several pages not all have been seen): the server is what it was before the first run.
     first: the first run since the check was made (no retries are used for it). changed: `up` differs from what it was

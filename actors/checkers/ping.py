@@ -15,7 +15,7 @@ from pathlib import Path
 from holdfast.actors.checkers.base import Outcome, passed
 from holdfast.actors.checkers.config import PingCheck
 from holdfast.actors.checkers.kinds import Checker, Surroundings
-from holdfast.actors.checkers.sockets import SocketProbe, failure, silence
+from holdfast.actors.checkers.sockets import DATAGRAM, SocketProbe, failure, silence
 
 DATA_BYTES = 128
 _ECHO_REQUEST = {socket.AF_INET: 8, socket.AF_INET6: 128}
@@ -46,7 +46,7 @@ class PingProbe(SocketProbe):
 
     def begin(self) -> None:
         protocol = socket.IPPROTO_ICMPV6 if ":" in self.connection.address else socket.IPPROTO_ICMP
-        if not self.connect(socket.SOCK_DGRAM, protocol):
+        if not self.connect(DATAGRAM, protocol):
             return
         assert self._sock is not None
         try:

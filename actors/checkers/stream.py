@@ -6,13 +6,12 @@ Subclasses (http.py, smtp.py) say what is sent and judge what comes.
 from __future__ import annotations
 
 import select
-import socket
 import ssl
 from collections.abc import Callable
 
 from holdfast.actors.checkers.base import Outcome, failed
 from holdfast.actors.checkers.config import Connection
-from holdfast.actors.checkers.sockets import BROKEN, Poller, SocketProbe, endpoint, failure, silence
+from holdfast.actors.checkers.sockets import BROKEN, STREAM, Poller, SocketProbe, endpoint, failure, silence
 
 CHUNK_BYTES = 16384
 _CHUNKS_A_TURN = 64
@@ -59,7 +58,7 @@ class StreamProbe(SocketProbe):
         raise NotImplementedError
 
     def begin(self) -> None:
-        if self.connect(socket.SOCK_STREAM):
+        if self.connect(STREAM):
             self.ready(select.EPOLLOUT)
 
     def send(self, data: bytes) -> None:
@@ -73,7 +72,8 @@ class StreamProbe(SocketProbe):
         if not self._connected:
             if not events & _CONNECTED:
                 return
-            error = self.connect_error()
+            # Writable and nothing else is connected: no need to ask.
+            error = self.connect_error() if events & BROKEN else 0
             if error:
                 self.finish(failure(error, self.connection))
                 return

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import select
-import socket
 from collections.abc import Callable
 
 from holdfast.actors.checkers.base import Outcome, passed
 from holdfast.actors.checkers.config import TcpCheck
 from holdfast.actors.checkers.kinds import Checker
 from holdfast.actors.checkers.messages import Target
-from holdfast.actors.checkers.sockets import BROKEN, SocketProbe, endpoint, failure, silence
+from holdfast.actors.checkers.sockets import BROKEN, STREAM, SocketProbe, endpoint, failure, silence
 
 _CONNECTED = select.EPOLLOUT | BROKEN
 
@@ -21,13 +20,14 @@ class TcpProbe(SocketProbe):
     __slots__ = ()
 
     def begin(self) -> None:
-        if self.connect(socket.SOCK_STREAM):
+        if self.connect(STREAM):
             self._finish_connected()
 
     def ready(self, events: int) -> None:
         if self._over or not events & _CONNECTED:
             return
-        error = self.connect_error()
+        # Writable and nothing else is connected: no need to ask.
+        error = self.connect_error() if events & BROKEN else 0
         if error:
             self.finish(failure(error, self.connection))
         else:

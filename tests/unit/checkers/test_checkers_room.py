@@ -13,7 +13,7 @@ import msgspec
 import pytest
 from checks_lab import at, full_port, refused_port, silent, tcp_server
 
-from holdfast.actors.checkers import actor, base
+from holdfast.actors.checkers import actor, base, check_actor
 from holdfast.actors.checkers.actor import CheckersRoom
 from holdfast.actors.checkers.check_actor import RunningCheck
 from holdfast.actors.checkers.config import (
@@ -119,6 +119,7 @@ async def cell(tmp_path: Path, restored: list[Envelope] | None = None) -> AsyncI
 def no_bootstrap(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(base, "BOOTSTRAP", 0)
     monkeypatch.setattr(base, "RESTORED_WITHIN", 10_000_000)
+    monkeypatch.setattr(check_actor, "REFRESH_NS", 0)
 
 
 def tcp(port: int, **words: Any) -> TcpCheck:
@@ -236,6 +237,25 @@ async def test_what_is_removed_is_forgotten(tmp_path: Path):
         assert here.bus.retained("check/") == []
         reply = await here.bus.request(f"check/{name}", RunCheck(check=name))
         assert isinstance(reply, Failed)
+
+
+async def test_what_is_no_news_is_told_now_and_then(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(check_actor, "REFRESH_NS", 200_000_000)
+    port = refused_port()
+    async with cell(tmp_path) as here:
+        await here.load(service("vs", tcp(port, delay_loop_us=10_000)))
+        await here.result(lambda each: each.runs > 1)
+        told = [each.runs for each in here.bus.events(CheckResult)]  # type: ignore[attr-defined]
+        assert told[0] == 1
+        assert told[1] > 3  # those between said the same
+        here.mark()
+        async with tcp_server(silent) as live:
+            await here.load(service("vs", tcp(live, delay_loop_us=10_000)))
+            await here.result(lambda each: each.up)
+        # Its failures on the way down are news, each of them.
+        down = await here.result(lambda each: each.changed and each.up is False)
+        assert down.attempt == 2
+        assert [each.attempt for each in here.bus.events(CheckResult) if each.check == down.check][-2:] == [1, 2]  # type: ignore[attr-defined]
 
 
 async def test_a_silent_server_is_down_after_its_time(tmp_path: Path):
