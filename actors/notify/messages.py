@@ -27,11 +27,12 @@ class NotifyProgress(Event, frozen=True, kw_only=True, tag="notify.progress"):
 
     A notify cell that died goes on from here: nothing is told twice, and what happened meanwhile is told.
     told: by `KIND@CELL` (`vrrp@protocol`) the newest event whose FIFO lines are written and whose scripts and mails are
-    under way. words: by target the state that was told last.
+    under way. words: by target the state that was told last; since: when an instance entered it.
     """
 
     told: dict[str, EventId] = msgspec.field(default_factory=dict)
     words: dict[str, str] = msgspec.field(default_factory=dict)
+    since: dict[str, int] = msgspec.field(default_factory=dict)
 
 
 class FifoState(Event, frozen=True, kw_only=True, tag="notify.fifo"):

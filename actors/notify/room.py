@@ -56,6 +56,7 @@ class Room:
         self._states: dict[str, VrrpStateChanged | VrrpGroupChanged] = {}
         self._told: dict[str, EventId] = {}
         self._words: dict[str, str] = {}
+        self._since: dict[str, int] = {}
         self._saving = False
         self._tasks: set[asyncio.Task[None]] = set()
         self._restored_progress = NotifyProgress()
@@ -71,6 +72,7 @@ class Room:
                     self._restored_fifos[envelope.event.path] = envelope.event
         self._told.update(self._restored_progress.told)
         self._words.update(self._restored_progress.words)
+        self._since.update(self._restored_progress.since)
         context.on_stop(self._stop)
         context.slices("notify", self._apply)
         # Only now: what is retained comes at once, and has to find who is to be told.
@@ -159,7 +161,7 @@ class Room:
         progress = f"{envelope.subject.partition('/')[0]}@{envelope.id.cell}"
         told = self._restored_progress.told.get(progress)
         old_news = told is not None and (envelope.id.epoch, envelope.id.seq) <= (told.epoch, told.seq)
-        repeated = self._is_repetition(event)
+        repeated = not old_news and self._is_repetition(event)
         if isinstance(event, (VrrpStateChanged, VrrpGroupChanged)):
             self._states[envelope.subject] = event
         notice = notice_of(event, self._config, {**self._retired, **self._targets})
@@ -178,23 +180,28 @@ class Room:
         self._told[progress] = envelope.id
         if notice is not None and notice.word and notice.vrrp:
             self._words[notice.target] = notice.word
+            if isinstance(event, VrrpStateChanged):
+                self._since[notice.target] = event.since_mono_ns
         self._save()
 
     def _is_repetition(self, event: Event) -> bool:
-        """A room that came back after a crash tells its state anew; that is no transition."""
+        """A state that is told anew without being entered anew: after a crash of its room, or a reload that changed
+        something else (even the name). What a reload deletes is told even where nothing changes."""
+        since: int | None
         match event:
             case VrrpStateChanged():
-                target, state, old, kind = (
-                    target_name("INSTANCE", event.instance),
-                    event.state,
-                    event.old,
-                    event.reason.kind,
-                )
+                target, since = target_name("INSTANCE", event.instance), event.since_mono_ns
             case VrrpGroupChanged():
-                target, state, old, kind = target_name("GROUP", event.group), event.state, event.old, event.reason.kind
+                target, since = target_name("GROUP", event.group), None
             case _:
                 return False
-        return self._words.get(target) == state.value and (old == state or kind is ReasonKind.RESTARTED)
+        word = self._words.get(target)
+        if event.old == event.state:
+            # Unless the transition itself was never heard here.
+            return word in (None, event.state.value) and not event.reason.evidence.get("deleted")
+        if word != event.state.value:
+            return False
+        return event.reason.kind is ReasonKind.RESTARTED or (since is not None and self._since.get(target) == since)
 
     def _was_done(self, notice: Notice, envelope: Envelope) -> bool:
         done = self._restored_done.get(notice.target)
@@ -238,6 +245,7 @@ class Room:
                 target = target_name("INSTANCE" if kind == "vrrp" else "GROUP", name)
                 self._retired.pop(target, None)
                 self._words.pop(target, None)
+                self._since.pop(target, None)
                 scripts = self._scripts.pop(target, None)
                 if scripts is not None:
                     scripts.tell(Retire())
@@ -251,7 +259,7 @@ class Room:
 
     def _saved(self) -> None:
         self._saving = False
-        progress = NotifyProgress(told=dict(self._told), words=dict(self._words))
+        progress = NotifyProgress(told=dict(self._told), words=dict(self._words), since=dict(self._since))
         self._bus.publish(f"notify/{self._context.cell}", "progress", progress)
 
     # ------------------------------------------------------------ stop

@@ -66,6 +66,7 @@ class World:
             restored=restored,
         )
         self._generation = 0
+        self._moment = self.protocol._seq
 
     async def begin(self, config: NotifyRoom) -> World:
         self.load(config)
@@ -105,13 +106,24 @@ class World:
         self.kernel.network.advance(round(seconds * 1e9))
         await self.turns()
 
-    def state(self, state: VrrpState, name: str = "VI_1", old: VrrpState = BACKUP, reason: Reason = REASON) -> None:
+    def state(
+        self,
+        state: VrrpState,
+        name: str = "VI_1",
+        old: VrrpState | None = None,
+        reason: Reason = REASON,
+        since: int | None = None,
+    ) -> None:
+        """A transition, from MASTER to BACKUP, from BACKUP to anything else unless `old` is given."""
+        if old is None:
+            old = MASTER if state is BACKUP else BACKUP
+        self._moment += 1
         event = VrrpStateChanged(
             instance=name,
             old=old,
             state=state,
             priority=150,
-            since_mono_ns=1,
+            since_mono_ns=self._moment if since is None else since,
             reason=reason,
             vrid=51,
             family=4,
@@ -255,20 +267,35 @@ def test_a_notify_cell_that_died_tells_what_happened_meanwhile_and_nothing_twice
     play(story)
 
 
-def test_a_protocol_cell_that_came_back_is_no_transition() -> None:
+def test_a_state_told_anew_is_no_transition() -> None:
     async def story() -> None:
         world = await World().begin(config("VI_1"))
-        world.state(MASTER)
+        world.state(MASTER, since=77)
         (await world.runs(1)).end(0)
         (await world.runs(2)).end(0)
-        world.protocol.epoch += 1
-        restarted = Reason(kind=ReasonKind.RESTARTED, node="lb1", subject="vrrp/VI_1")
-        world.state(MASTER, old=MASTER, reason=restarted)
-        world.state(MASTER, old=VrrpState.INIT, reason=restarted)
+        world.protocol.epoch += 1  # the protocol cell crashed and came back
+        world.state(MASTER, since=77)
+        world.state(MASTER, reason=Reason(kind=ReasonKind.RESTARTED, node="lb1", subject="vrrp/VI_1"))
+        reload = Reason(kind=ReasonKind.RELOAD, node="lb1", subject="vrrp/VI_1")
+        world.state(MASTER, old=MASTER, reason=reload)
+        world.state(MASTER, "NEW", old=MASTER, reason=reload)  # a reload only renamed it
         await world.turns()
         assert len(world.programs.runs) == 2
-        world.state(FAULT, old=MASTER)
+        world.state(MASTER, since=99)  # it was something else meanwhile
         await world.runs(3)
+
+    play(story)
+
+
+def test_a_deleted_instance_that_was_in_fault_is_told_as_fault_once_more() -> None:
+    async def story() -> None:
+        world = await World().begin(config("VI_1"))
+        world.state(FAULT)
+        (await world.runs(1)).end(0)
+        reason = Reason(kind=ReasonKind.RELOAD, node="lb1", subject="vrrp/VI_1", evidence={"deleted": True})
+        world.state(FAULT, old=FAULT, reason=reason)
+        await world.runs(2)
+        assert world.commands()[1] == ("INSTANCE", "VI_1", "FAULT", "150")
 
     play(story)
 
