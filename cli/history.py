@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import sqlite3
 from pathlib import Path
 
+import click
+
+from holdfast.actors.journal import file as journal
 from holdfast.bus.client import Client
 from holdfast.bus.envelope import Envelope
 from holdfast.bus.messages import EventId
@@ -11,17 +15,26 @@ from holdfast.cli.common import no_daemon
 from holdfast.cli.rooms import import_messages
 
 
-def history(run_dir: Path, *, since_wall_ns: int = 0) -> list[Envelope]:
-    """Every known event since then, each once, oldest first. Ends the command when nothing is known at all.
+def history(run_dir: Path, *, since_wall_ns: int = 0, until_wall_ns: int | None = None) -> list[Envelope]:
+    """Every known event of that time, each once, oldest first. Ends the command when nothing is known at all.
 
     The journal is read straight from its file, so the past can be asked about while no daemon runs.
     """
     import_messages()
     found: dict[EventId, Envelope] = {}
+    path = journal.find(run_dir)
+    if path is not None:
+        try:
+            with journal.Journal(path) as kept:
+                for envelope in kept.events(since_ns=since_wall_ns, until_ns=until_wall_ns):
+                    found[envelope.id] = envelope
+        except (OSError, sqlite3.Error) as error:
+            click.echo(f"holdfast: the journal {path} cannot be read: {error}", err=True)
     with Client(run_dir) as client:
         snapshot = client.snapshot("")
-        for envelope in snapshot.events:
-            found[envelope.id] = envelope
-    if not found:
+    for envelope in snapshot.events:
+        if envelope.wall_ns >= since_wall_ns and (until_wall_ns is None or envelope.wall_ns <= until_wall_ns):
+            found.setdefault(envelope.id, envelope)
+    if path is None and not snapshot.alive:
         no_daemon(run_dir)
-    return sorted((each for each in found.values() if each.wall_ns >= since_wall_ns), key=lambda each: each.wall_ns)
+    return sorted(found.values(), key=lambda each: (each.wall_ns, each.id.seq))

@@ -11,7 +11,6 @@ from pathlib import Path
 import click
 
 from holdfast.cli.common import DEFAULT_RUN_DIR, fail
-from holdfast.cli.logs import configure_logs
 from holdfast.cli.reading import Reading, check_and_report
 
 DEFAULT_CONFIG = Path("/etc/keepalived/keepalived.conf")
@@ -120,9 +119,9 @@ def run(
         _enter(namespace)
     if record is not None:
         os.environ["HOLDFAST_RECORD"] = str(record.resolve())
-    configure_logs(console=log_console, detail=log_detail, facility=log_facility, file=log_file, syslog=not no_syslog)
     from holdfast.actors.runtime import process, supervisor  # noqa: PLC0415 - not needed for -t and --signum
 
+    _configure_log(log_console, log_detail, log_facility, log_file, syslog=not no_syslog)
     if not foreground:
         process.daemonize()
     log = logging.getLogger("holdfast")
@@ -133,6 +132,23 @@ def run(
         pid_file=pid_file if pid_file is not None else run_dir.absolute() / "holdfast.pid",
     )
     sys.exit(supervisor.run(options))
+
+
+def _configure_log(console: bool, detail: int, facility: str, file: Path | None, *, syslog: bool) -> None:
+    """Where lines go, for this process and the cells it forks. detail: how often -D was given."""
+    from holdfast.actors.runtime import log  # noqa: PLC0415
+    from holdfast.actors.vrrp.instance import DETAIL  # noqa: PLC0415
+
+    target: log.Target = "both" if console and syslog else "console" if console else "syslog" if syslog else "none"
+    name = log.FACILITIES.get(int(facility), facility) if facility.isdigit() else facility
+    log.configure(target, debug=detail > 1, facility=name)
+    root = logging.getLogger()
+    if detail == 1:
+        root.setLevel(DETAIL)
+    if file is not None:
+        handler = logging.FileHandler(file)
+        handler.setFormatter(log.ConsoleFormatter())
+        root.addHandler(handler)
 
 
 def _enter(namespace: str) -> None:

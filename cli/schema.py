@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import sys
-
 import click
 
 from holdfast.bus import schema as bus_schema
-from holdfast.cli.common import Exit, fail, print_json
+from holdfast.cli.common import fail, print_json
 from holdfast.cli.rooms import import_messages
 
 
@@ -17,13 +15,14 @@ from holdfast.cli.rooms import import_messages
 def schema(type_name: str | None, only_names: bool) -> None:
     """Print the JSON Schema (2020-12) of all events, commands and replies, or of TYPE_NAME (`vrrp.state`)."""
     import_messages()
-    names = bus_schema.names()
+    if type_name is not None:
+        one = bus_schema.schema_of(type_name)
+        if one is None:
+            fail(f"no message type {type_name!r}; `holdfast schema --list` names them")
+        print_json(one)
+        return
+    document = bus_schema.document()
     if only_names:
-        click.echo("\n".join(names))
-        sys.exit(Exit.WELL)
-    if type_name is None:
-        print_json(bus_schema.document())
-    elif type_name in names:
-        print_json(bus_schema.document_of(type_name))
+        click.echo("\n".join(name for kind in ("events", "commands", "replies") for name in document[kind]))
     else:
-        fail(f"no message type {type_name!r}; `holdfast schema --list` names them")
+        print_json(document)
