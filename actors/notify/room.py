@@ -4,11 +4,13 @@ target's scripts, for each FIFO and for mail. One per cell, made by `actor.start
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Iterable
+from typing import Any
 
 import msgspec
-from pykka import ActorRef
+from pykka import ActorDeadError, ActorRef, Timeout
 
 from holdfast.actors.notify.config import Fifo, NotifyRoom, NotifyScripts, NotifyTarget, Script
 from holdfast.actors.notify.fifo_actor import FifoActor, WriteLine
@@ -142,7 +144,7 @@ class Room:
         if wanted and self._mail is None:
             self._mail = MailActor.start(bus=self._bus, loop=self._context.loop)
         if self._mail is not None:
-            self._mail.tell(ConfigureMail(config.mail))
+            _tell(self._mail, ConfigureMail(config.mail))
 
     def _write_states(self) -> None:
         """fifo_write_vrrp_states_on_reload: the states once more, for readers that begin with a reload."""
@@ -214,7 +216,7 @@ class Room:
         if notice.line:
             self._write(notice)
         if notice.mail is not None and self._mail is not None:
-            self._mail.tell(SendMail(notice.mail))
+            _tell(self._mail, SendMail(notice.mail))
 
     def _queue(self, notice: Notice, event: EventId) -> None:
         scripts = self._scripts.get(notice.target)
@@ -234,7 +236,7 @@ class Room:
         for role in ("all", "vrrp" if notice.vrrp else "lvs"):
             fifo = self._fifos.get(role)
             if fifo is not None:
-                fifo[1].tell(WriteLine(notice.line))
+                _tell(fifo[1], WriteLine(notice.line))
 
     def _gone(self, envelope: Envelope) -> None:
         """What a reload removed: its last event came before, so what was kept for it can go."""
@@ -276,11 +278,18 @@ class Room:
             busy = [scripts for scripts in busy if not await actor_ask(scripts, AskIdle())]
             await asyncio.sleep(0.01 if busy else 0)
         for _, fifo in self._fifos.values():
-            await actor_stop(fifo)
+            with contextlib.suppress(Timeout):
+                await actor_stop(fifo)
 
     def _all_stopped(self) -> bool:
         final = (VrrpState.STOP, VrrpState.DELETED)
         return all(event.state in final for event in self._states.values())
+
+
+def _tell(actor: ActorRef[Any], message: object) -> None:
+    """A FIFO or a mail server that broke its actor takes nobody with it: the failure has been logged."""
+    with contextlib.suppress(ActorDeadError):
+        actor.tell(message)
 
 
 def all_scripts(config: NotifyRoom) -> list[Script]:
