@@ -1,4 +1,4 @@
-"""What a virtual router tells of itself: events and the evidence in reasons. Counterpart: `machine.py`."""
+"""What a virtual router tells of itself: events and the evidence in reasons. Counterpart: `core.py`."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from holdfast.actors.vrrp.packet import Reject
 from holdfast.bus.messages import Evidence, Reason, ReasonKind
 
 if TYPE_CHECKING:
-    from holdfast.actors.vrrp.machine import VrrpMachine
+    from holdfast.actors.vrrp.core import VrrpCore
 
 _AUTHENTICATION = (Reject.AUTH_TYPE, Reject.AUTH_MISMATCH, Reject.AUTH_FAILURE)
 
@@ -45,7 +45,7 @@ def address_texts(instance: VrrpInstance) -> tuple[str, ...]:
     return tuple(f"{spec.address}/{spec.prefix}" for spec in (*instance.addresses, *instance.excluded_addresses))
 
 
-def state_changed(machine: VrrpMachine, old: VrrpState, reason: Reason) -> VrrpStateChanged:
+def state_changed(machine: VrrpCore, old: VrrpState, reason: Reason) -> VrrpStateChanged:
     """The event of a transition, from what the machine is now. old equal to the state: told again, nothing moved."""
     instance = machine.instance
     return VrrpStateChanged(

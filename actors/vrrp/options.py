@@ -33,8 +33,8 @@ class MachineOptions(msgspec.Struct, frozen=True, kw_only=True):
     255. group_tracks: the group's track_* block, applied to the member too. extra_interfaces: tracked with weight 0
     because of track groups. startup_delay_us: counted from the start of the daemon, what is left of it.
     weights_neutral: the group has no sync_group_tracking_weight: weights of the member's own trackers do not count.
-    lease_s: for LeaseMode.FIXED. quick_start: `state MASTER` below priority 255 waits one interval and the least skew at
-    the start, as keepalived 2.4 does; False: the whole master-down time, as 2.2.7 does.
+    lease_s: for LeaseMode.FIXED. quick_start: `state MASTER` below priority 255 waits one interval and the least skew
+    at the start, as keepalived 2.4 does; False: the whole master-down time, as 2.2.7 does.
     """
 
     node: str = ""

@@ -212,6 +212,17 @@ def test_a_changed_priority_shifts_the_running_timer() -> None:
     assert m.due == 3.609375
 
 
+def test_a_raised_priority_preempts_the_master_it_obeyed() -> None:
+    m = backup(tracks=_tracks(scripts=(_tracked("chk", 150),)))
+    same = advert(200, HIGHER)
+    m.at(1, same)
+    m.at(2, same)
+    m.at(2.5, TrackerReported(TrackerKind.SCRIPT, "chk", up=True))
+    m.at(3, same)
+    assert m.due == pytest.approx(2 + 3 + 6 / 256)
+    assert m.until(6)[0][1][-1] == "MASTER: peer-lower-priority"
+
+
 def test_startup_delay_throws_packets_away_then_waits_as_usual() -> None:
     options = PLAIN.__class__(node="lb1", lease=PLAIN.lease, startup_delay_us=10_000_000)
     m = backup(options)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 from play import instant
-from vrrp_words import CAUSE, HIGHER, LEASED, LOWER, OURS, PLAIN, advert, evidence, fresh, logs, master, reason
+from vrrp_words import CAUSE, HIGHER, LEASED, LOWER, OURS, PLAIN, advert, changed, evidence, fresh, logs, master, reason
 
 from holdfast.actors.runtime.machine import Deadline, Duration, Instant, S, seconds
 from holdfast.actors.vrrp.config import GarpTiming, Tracked, Tracks
@@ -133,6 +133,18 @@ def test_the_lease_can_be_fixed_or_off() -> None:
     assert lease_seconds(PLAIN, Duration(S)) is None
     m = master(garp=QUIET)
     assert all(told == ["advert 100"] for _, told in m.until(m.now / S + 5))
+
+
+def test_a_lease_that_a_reload_switches_on_is_refreshed() -> None:
+    m = master(PLAIN, garp=QUIET)
+    start = m.now / S
+    assert m.at(start + 0.5, changed(m, LEASED)) == ["reconcile"]
+    assert m.until(start + 2) == [
+        (round(start + 1, 6), ["advert 100"]),
+        (round(start + 2, 6), ["advert 100", "refresh for 2 s"]),
+    ]
+    m.say(changed(m, PLAIN))
+    assert m.until(start + 3) == [(round(start + 3, 6), ["advert 100"])]
 
 
 def test_a_lost_lease_comes_back_when_nobody_can_have_taken_over() -> None:

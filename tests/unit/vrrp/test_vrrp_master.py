@@ -163,6 +163,21 @@ def test_a_storm_of_lower_adverts_is_not_answered_by_a_storm() -> None:
     assert answers == 5
 
 
+def test_the_storm_is_not_announced_either() -> None:
+    m = master(garp=QUIET, lower_prio_no_advert=True)
+    start = m.now / S
+    bursts = sum("announce x5" in m.at(start + 0.2 + n / 1000, advert(50)) for n in range(500))
+    assert bursts == 5
+
+
+def test_a_lower_advert_right_after_ours_is_answered_too() -> None:
+    """It was sent before ours came, but the addresses have been announced from elsewhere: ours must be the last word."""
+    m = master(garp=QUIET)
+    start = m.now / S
+    m.at(start + 1, Deadline())
+    assert m.at(start + 1.001, advert(50))[:2] == ["advert 100", "announce x5"]
+
+
 def test_a_peer_that_goes_on_after_two_answers_does_not_hear_us() -> None:
     m = master(garp=QUIET)
     start = m.now / S
