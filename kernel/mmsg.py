@@ -27,6 +27,7 @@ _memmove: Final = ctypes.memmove
 MSG_DONTWAIT: Final = 0x40
 MSG_DONTROUTE: Final = 0x04
 MSG_TRUNC: Final = 0x20
+_PAGES_FROM: Final = 32 * 1024
 MOST_A_CALL: Final = 1024
 """UIO_MAXIOV: the kernel takes no more at once."""
 
@@ -77,8 +78,9 @@ class MessageRing:
         offset_controls = offset_names + slots * self.name_bytes
         offset_data = offset_controls + slots * self.control_bytes
         total = offset_data + slots * self.size
-        # Anonymous memory of its own: pages that were never touched cost nothing, and none moves.
-        self._memory = mmap.mmap(-1, max(total, 1))
+        # Neither kind of memory ever moves. Of anonymous pages those that were never touched cost nothing; a small ring
+        # would waste most of its first one.
+        self._memory = mmap.mmap(-1, total) if total > _PAGES_FROM else bytearray(max(total, 1))
         self._base = ctypes.addressof(ctypes.c_char.from_buffer(self._memory))
         whole = memoryview(self._memory)
         self.data = whole[offset_data : offset_data + slots * self.size]
@@ -88,7 +90,6 @@ class MessageRing:
         self._words = headers.cast("I")
         self._longs = headers.cast(_CODE)
         self._vectors = whole[offset_vectors:offset_names].cast(_CODE)
-        self._message_flags = 0
         for slot in range(slots):
             header = struct.pack(
                 "@PIPNPNi",
@@ -104,9 +105,10 @@ class MessageRing:
             headers[start : start + len(header)] = header
             self._vectors[2 * slot] = self._base + offset_data + slot * self.size
             self._vectors[2 * slot + 1] = self.size
-        self._pristine = bytes(headers)
-        self._name_addresses = [self._longs[slot * _LONGS + _NAME] for slot in range(slots)]
-        self._control_addresses = [self._longs[slot * _LONGS + _CONTROL] for slot in range(slots)]
+        self._headers = headers
+        self._pristine = b""
+        self._names_at = self._base + offset_names
+        self._controls_at = self._base + offset_controls
 
     def load(self, slot: int, data: bytes | bytearray, name: bytes = b"", control: bytes = b"") -> None:
         """Puts a datagram into a slot for sending: its bytes, socket address and ancillary data."""
@@ -121,12 +123,12 @@ class MessageRing:
             start = slot * self.name_bytes
             self.names[start : start + len(name)] = name
         self._words[word + _NAME_LENGTH] = len(name)
-        self._longs[long + _NAME] = self._name_addresses[slot] if name else 0
+        self._longs[long + _NAME] = self._names_at + slot * self.name_bytes if name else 0
         if control:
             start = slot * self.control_bytes
             self.controls[start : start + len(control)] = control
         self._longs[long + _CONTROL_LENGTH] = len(control)
-        self._longs[long + _CONTROL] = self._control_addresses[slot] if control else 0
+        self._longs[long + _CONTROL] = self._controls_at + slot * self.control_bytes if control else 0
 
     def send(self, descriptor: int, first: int, count: int, flags: int = 0) -> list[tuple[int, int]]:
         """Sends slots `first` to `first + count - 1` in order. Returns (slot, errno) of each that was refused."""
@@ -149,6 +151,9 @@ class MessageRing:
 
     def receive(self, descriptor: int) -> int:
         """Fills slots from 0 on with what has arrived, without waiting. Returns how many; errors as KernelError."""
+        # The kernel writes lengths and flags into the headers: they are put back as they were made.
+        if not self._pristine:
+            self._pristine = bytes(self._headers)
         _memmove(self._base, self._pristine, len(self._pristine))
         while True:
             count: int = _recvmmsg(descriptor, self._base, self.slots, MSG_DONTWAIT, None)

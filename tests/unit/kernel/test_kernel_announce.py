@@ -49,8 +49,10 @@ def test_the_checksum_is_scapys(address: Any, mac: bytes, router: bool) -> None:
     assert rebuilt[ICMPv6ND_NA].cksum == checksum
 
 
-def test_a_batch_remembers_where_each_frame_goes() -> None:
-    frames = FrameBatch([(3, arp_frame(MAC, "10.1.2.3")), (4, advertisement_frame(MAC, "fd00::7", router=False))])
-    assert len(frames) == 2
-    assert [frames.ifindex(slot) for slot in range(2)] == [3, 4]
+def test_only_large_batches_are_laid_out_beforehand() -> None:
+    small = FrameBatch([(3, arp_frame(MAC, "10.1.2.3")), (4, advertisement_frame(MAC, "fd00::7", router=False))])
+    large = FrameBatch([(3, arp_frame(MAC, f"10.1.2.{n}")) for n in range(200)])
+    assert (len(small), small.ring) == (2, None)
+    assert len(large) == 200 and large.ring is not None
+    assert bytes(large.ring.data[:42]) == arp_frame(MAC, "10.1.2.0")
     assert len(FrameBatch([])) == 0
