@@ -203,18 +203,27 @@ class Engine:
         self._step(self.lanes[name], Enabled(), self._now())
         self._rearm()
 
-    def path_lost(self, interface: str) -> None:
-        """The interface went down: sessions bound to it need not wait for their detection time."""
+    def interface_changed(self, name: str, *, up: bool) -> None:
+        """A session bound to an interface need not wait for its detection time when that goes down."""
         now = self._now()
-        for lane in list(self.lanes.values()):
-            if lane.spec.interface == interface:
+        for lane in [each for each in self.lanes.values() if each.spec.interface == name]:
+            self._find_route(lane, now)
+            if not up:
                 self._step(lane, PathLost(), now)
         self._rearm()
 
-    def routes_changed(self) -> None:
-        """Addresses, routes or interfaces changed: every session looks for its source address again."""
+    def address_removed(self, address: bytes) -> None:
+        """Nobody sends from an address that may be another host's by now."""
         now = self._now()
         for lane in list(self.lanes.values()):
+            if lane.path is not None and lane.path.source == address:
+                self._find_route(lane, now)
+        self._rearm()
+
+    def address_added(self) -> None:
+        """Sessions that have no source address look for one."""
+        now = self._now()
+        for lane in list(self._unrouted):
             self._find_route(lane, now)
         self._rearm()
 

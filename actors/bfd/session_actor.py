@@ -1,0 +1,184 @@
+"""The actor of one session: tells the bus and the log what became of it. It never hears of single packets."""
+
+from __future__ import annotations
+
+import logging
+
+import msgspec
+
+from holdfast.actors.bfd.machine import Cause, Memory
+from holdfast.actors.bfd.messages import BfdMemory, BfdState, BfdStateChanged
+from holdfast.actors.bfd.packet import State, diagnostic_word
+from holdfast.actors.bfd.profiles import SessionSpec
+from holdfast.actors.runtime.actor import LoopActor
+from holdfast.actors.runtime.machine import US, Duration
+from holdfast.bus.base import Bus
+from holdfast.bus.messages import Evidence, Reason, ReasonKind
+
+log = logging.getLogger("holdfast.bfd")
+
+_WORDS = {
+    State.ADMIN_DOWN: BfdState.ADMIN_DOWN,
+    State.DOWN: BfdState.DOWN,
+    State.INIT: BfdState.INIT,
+    State.UP: BfdState.UP,
+}
+
+
+def state_word(state: State) -> BfdState:
+    """The state as it is told."""
+    return _WORDS[state]
+
+
+class Respecified(msgspec.Struct, frozen=True):
+    """New settings."""
+
+    spec: SessionSpec
+
+
+class Happened(msgspec.Struct, frozen=True):
+    """A change of state, with the machine's values of that moment."""
+
+    state: State
+    cause: Cause
+    at_ns: int
+    silent: Duration | None
+    detection: Duration
+    missed: int
+    interval_us: int
+    tracker_up: bool
+    local_diagnostic: int
+    remote_diagnostic: int
+
+
+class Remember(msgspec.Struct, frozen=True):
+    """What a successor must know."""
+
+    memory: Memory
+    source_port: int
+    disabled: bool
+
+
+class Removed(msgspec.Struct, frozen=True):
+    """The configuration has it no more."""
+
+
+class SessionActor(LoopActor):
+    """See the file's first lines.
+
+    told: the state that the former life of this cell told last; None: nothing is known.
+    """
+
+    def __init__(self, spec: SessionSpec, *, bus: Bus, told: BfdStateChanged | None = None) -> None:
+        super().__init__()
+        self._spec = spec
+        self._bus = bus
+        self._subject = f"bfd/{spec.name}"
+        self._told = told
+
+    def on_receive(self, message: object) -> object:
+        """Takes the messages above."""
+        match message:
+            case Happened():
+                self._happened(message)
+            case Remember():
+                self._remember(message)
+            case Respecified():
+                self._spec = message.spec
+            case Removed():
+                self._removed()
+        return None
+
+    def _happened(self, what: Happened) -> None:
+        told = self._told
+        state = state_word(what.state)
+        # Init is passed over: with a peer that is stuck it comes and goes every few seconds and means nothing yet.
+        if what.state is State.INIT:
+            return
+        if what.cause is Cause.RESTORED and told is not None and told.state is state:
+            # Said again by this life of the cell, in the words of the former.
+            self._publish(told)
+            return
+        if told is not None and told.state is state and what.cause is not Cause.STARTED:
+            return
+        if what.state is State.UP:
+            log.info("(%s) Entering Up state", self._spec.name)
+        reason = self._reason(what)
+        self._publish(
+            BfdStateChanged(
+                session=self._spec.name,
+                old=BfdState.DOWN if told is None else told.state,
+                state=state,
+                tracker_up=what.tracker_up,
+                reason=reason,
+                since_mono_ns=what.at_ns,
+                neighbor=self._spec.neighbor_text,
+                local_diagnostic=diagnostic_word(what.local_diagnostic),
+                remote_diagnostic=diagnostic_word(what.remote_diagnostic),
+                detection_us=what.detection // US,
+                vrrp=self._spec.vrrp,
+                checker=self._spec.checker,
+            )
+        )
+        if what.state is not State.UP and told is not None and told.state is BfdState.UP:
+            self._log_loss(what)
+
+    def _publish(self, event: BfdStateChanged) -> None:
+        self._told = event
+        self._bus.publish(self._subject, "state", event)
+
+    def _log_loss(self, what: Happened) -> None:
+        if what.cause is Cause.SILENT and what.silent is not None:
+            overdue_us = (what.silent - what.detection) // US
+            log.warning(
+                "(%s) Expired after %d ms (%d usec overdue)", self._spec.name, what.silent // 1_000_000, overdue_us
+            )
+        log.warning(
+            "(%s) Entering %s state (Local diagnostic - %s, Remote diagnostic - %s)",
+            self._spec.name,
+            what.state.word,
+            diagnostic_word(what.local_diagnostic),
+            diagnostic_word(what.remote_diagnostic),
+        )
+
+    def _reason(self, what: Happened) -> Reason:
+        evidence: Evidence = {
+            "cause": what.cause.value,
+            "neighbor": self._spec.neighbor_text,
+            "last_packet_s": None if what.silent is None else what.silent / 1e9,
+            "detection_s": what.detection / 1e9,
+            "interval_s": what.interval_us / 1e6,
+            "missed": what.missed,
+            "local_diagnostic": diagnostic_word(what.local_diagnostic),
+            "remote_diagnostic": diagnostic_word(what.remote_diagnostic),
+        }
+        if what.cause is Cause.STARTED:
+            kind = ReasonKind.STARTED
+        elif what.cause is Cause.RESTORED:
+            kind = ReasonKind.RESTARTED
+        elif what.cause is Cause.DISABLED:
+            kind = ReasonKind.STOPPED
+        else:
+            kind = ReasonKind.BFD_UP if what.state is State.UP else ReasonKind.BFD_DOWN
+        return Reason(kind=kind, node=self._bus.node, subject=self._subject, evidence=evidence)
+
+    def _remember(self, what: Remember) -> None:
+        event = BfdMemory(
+            session=self._spec.name,
+            neighbor=self._spec.neighbor_text,
+            multihop=self._spec.multihop,
+            source_port=what.source_port,
+            memory=what.memory,
+            disabled=what.disabled,
+        )
+        self._bus.publish(self._subject, "memory", event)
+
+    def _removed(self) -> None:
+        told = self._told
+        if told is not None:
+            reason = Reason(kind=ReasonKind.RELOAD, node=self._bus.node, subject=self._subject)
+            gone = msgspec.structs.replace(told, old=told.state, state=BfdState.DELETED, reason=reason)
+            self._bus.publish(self._subject, "state", gone)
+        self._bus.forget(self._subject, "memory")
+        self._bus.forget(self._subject, "state")
+        self.stop()
