@@ -49,12 +49,12 @@ table inet {table} {{
 """
 
 
-def element(spec: AddressSpec, interface: str = "") -> tuple[str, str]:
-    """(set, element) of an address. A link-local one counts only on its interface."""
+def element(spec: AddressSpec) -> tuple[str, str]:
+    """(set, element) of an address. A link-local one counts only on its interface, if that is named."""
     if spec.family == 4:
         return "vips4", spec.address
-    if spec.address.lower().startswith(("fe8", "fe9", "fea", "feb")):
-        return "link_vips6", f'{spec.address} . "{spec.dev or interface}"'
+    if spec.dev and spec.address.lower().startswith(("fe8", "fe9", "fea", "feb")):
+        return "link_vips6", f'{spec.address} . "{spec.dev}"'
     return "vips6", spec.address
 
 

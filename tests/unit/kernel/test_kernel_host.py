@@ -166,6 +166,7 @@ def test_elements_of_the_firewall() -> None:
     assert element(AddressSpec(address="fd00::1", prefix=128)) == ("vips6", "fd00::1")
     link_local = AddressSpec(address="fe80::1", prefix=64, dev="eth0")
     assert element(link_local) == ("link_vips6", 'fe80::1 . "eth0"')
+    assert element(AddressSpec(address="fe80::1", prefix=64)) == ("vips6", "fe80::1")
     text = table_text("mine", -5, counters=True)
     assert "priority -5" in text and "table inet mine {" in text and "counter drop" in text
 
