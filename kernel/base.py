@@ -1,6 +1,6 @@
 """The values and protocols between the actors and Linux.
 
-Everything that touches the kernel is behind these: the real thing in this package's other files, the same in memory
+Everything that touches the kernel is behind faces.py: the real thing in this package's other files, the same in memory
 in `fake.py`. Addresses are `ipaddress` objects in text form inside the Structs (they travel on the bus too).
 """
 
@@ -27,7 +27,7 @@ class KernelError(Exception):
 
 
 class AddressSpec(msgspec.Struct, frozen=True, kw_only=True):
-    """One address to be on an interface (reference 4.1).
+    """One address to be on an interface (keepalived.conf(5), virtual_ipaddress).
 
     address: without prefix. prefix: 0..32 or 0..128. dev: interface name, empty: the owner's interface.
     preferred_lft_s: None = for ever. nodad: the kernel's IFA_F_NODAD is set (keepalived sets it on all VIPs).
@@ -68,7 +68,7 @@ class NextHop(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class RouteSpec(msgspec.Struct, frozen=True, kw_only=True):
-    """One route (reference 4.2). Names are already numbers: table, protocol, scope, tos.
+    """One route (keepalived.conf(5), virtual_routes). Names are already numbers: table, protocol, scope, tos.
 
     destination: "default" or ADDR/LEN. metrics: (name, value, locked) in the words of ip-route.
     """
@@ -100,7 +100,7 @@ class RouteSpec(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class RuleSpec(msgspec.Struct, frozen=True, kw_only=True):
-    """One policy rule (reference 4.3). Names are already numbers."""
+    """One policy rule (keepalived.conf(5), virtual_rules). Names are already numbers."""
 
     family: int = 4
     invert: bool = False
