@@ -19,8 +19,10 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import errno
 import marshal
 import os
+import resource
 import select
 import signal
 import socket
@@ -34,14 +36,16 @@ PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
 class Run:
-    """One program in progress. signalled: we asked it to end."""
+    """One program in progress. complaint: a pipe on which the child says what kept it from exec, if anything did.
+    signalled: we asked it to end."""
 
-    __slots__ = ("pid", "pidfd", "signalled", "started_ns", "token")
+    __slots__ = ("complaint", "pid", "pidfd", "signalled", "started_ns", "token")
 
-    def __init__(self, token: int, pid: int, pidfd: int, started_ns: int) -> None:
+    def __init__(self, token: int, pid: int, pidfd: int, complaint: int, started_ns: int) -> None:
         self.token = token
         self.pid = pid
         self.pidfd = pidfd
+        self.complaint = complaint
         self.started_ns = started_ns
         self.signalled = False
 
@@ -57,6 +61,9 @@ class Host:
         self._poll = select.poll()
         self._poll.register(channel, select.POLLIN)
         self._own_pid = os.getpid()
+        # Two descriptors for each program in progress; the programs themselves get the limit that we were given.
+        self._descriptors = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (self._descriptors[1], self._descriptors[1]))
 
     def serve(self) -> None:
         """Until the other side closes."""
@@ -97,21 +104,24 @@ class Host:
         groups: list[int],
         umask: int,
     ) -> None:
-        # The child writes an errno here when it does not get as far as exec, which closes the pipe otherwise.
-        read_end, write_end = os.pipe2(os.O_CLOEXEC)
+        # Nobody waits for the child to reach exec: a hundred scripts that are due at once start side by side.
+        try:
+            read_end, write_end = os.pipe2(os.O_CLOEXEC)
+        except OSError as error:
+            self._tell("failed", token, error.errno or 0, "pipe")
+            return
         started_ns = time.monotonic_ns()
-        pid = os.fork()
+        try:
+            pid = os.fork()
+        except OSError as error:
+            os.close(read_end)
+            os.close(write_end)
+            self._tell("failed", token, error.errno or 0, "fork")
+            return
         if pid == 0:
             self._become(write_end, path, argv, environment, uid, gid, groups, umask)
         os.close(write_end)
-        with open(read_end, "rb", buffering=0) as pipe:
-            complaint = pipe.read(64)
-        if complaint:
-            os.waitpid(pid, 0)
-            number, _, operation = complaint.partition(b" ")
-            self._tell("failed", token, int(number), operation.decode())
-            return
-        run = Run(token, pid, os.pidfd_open(pid), started_ns)
+        run = Run(token, pid, os.pidfd_open(pid), read_end, started_ns)
         self._by_token[token] = run
         self._by_pidfd[run.pidfd] = run
         self._poll.register(run.pidfd, select.POLLIN)
@@ -154,10 +164,12 @@ class Host:
             self._prctl(PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
             if os.getppid() != self._own_pid:
                 os._exit(126)
+            resource.setrlimit(resource.RLIMIT_NOFILE, self._descriptors)
             operation = "exec"
             os.execve(path, argv, environment)
-        except OSError as error:
-            os.write(write_end, b"%d %s" % (error.errno or 0, operation.encode()))
+        except (OSError, ValueError) as error:
+            code = error.errno or 0 if isinstance(error, OSError) else errno.EINVAL
+            os.write(write_end, b"%d %s" % (code, operation.encode()))
         finally:
             os._exit(127)
 
@@ -181,7 +193,13 @@ class Host:
         self._poll.unregister(run.pidfd)
         os.close(run.pidfd)
         del self._by_token[run.token], self._by_pidfd[run.pidfd]
-        self._tell("ended", run.token, status, took_ns)
+        complaint = os.read(run.complaint, 64)
+        os.close(run.complaint)
+        if complaint:
+            number, _, operation = complaint.partition(b" ")
+            self._tell("failed", run.token, int(number), operation.decode())
+        else:
+            self._tell("ended", run.token, status, took_ns)
 
     def _end_all(self) -> None:
         self._poll.unregister(self._channel)
