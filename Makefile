@@ -46,3 +46,6 @@ clean:
 
 test: venv setup-test
 	$(BIN)/pytest
+
+demo: venv setup-run
+	@$(PY) deploy/demo/demo.py

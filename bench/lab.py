@@ -1,7 +1,7 @@
 """What the measurements share: routers under test, a wire that is watched from outside, figures.
 
-A router is a program (`keepalived` or `holdfast`) with a configuration in a namespace of its own. The wire is
-watched by packet sockets at the switch's ports with the kernel's own time stamps, so neither side's word is taken for anything.
+A router is a program (`keepalived` or `holdfast`) with a configuration in a namespace of its own. The wire is watched
+by packet sockets at the switch's ports with the kernel's own time stamps: neither side's word is taken for anything.
 """
 
 from __future__ import annotations

@@ -123,7 +123,7 @@ def _chain(envelope: Envelope, by_id: dict[EventId, Envelope], everything: list[
             continue
         seen.add(current.id)
         reason = getattr(current.event, "reason", None)
-        if isinstance(reason, Reason) and reason not in chain:
+        if isinstance(reason, Reason) and not any(_same(reason, other) for other in chain):
             chain.append(reason)
             if reason.kind in PEER_KINDS:
                 story = _story_of_the_peer(current, reason, everything)
@@ -131,6 +131,11 @@ def _chain(envelope: Envelope, by_id: dict[EventId, Envelope], everything: list[
                     todo.append(story)
         todo.extend(by_id[cause] for cause in current.causes if cause in by_id)
     return chain
+
+
+def _same(one: Reason, other: Reason) -> bool:
+    """Two tellers of one thing: the tracker that saw it, and the instance that acted on it."""
+    return (one.kind, one.node, one.subject) == (other.kind, other.node, other.subject)
 
 
 def _story_of_the_peer(envelope: Envelope, reason: Reason, everything: list[Envelope]) -> Envelope | None:

@@ -29,6 +29,8 @@ def line(envelope: Envelope, *, node: bool = False) -> str:
         told = phrase(reason, envelope.wall_ns)
         if states is not None and states[0] != states[1]:
             return f"{head} {states[0]} -> {states[1]}: {told}"
+        if states is not None:
+            return f"{head} is {states[1]} (as before): {told}"
         return f"{head} {_short(event)}: {told}"
     return f"{head} {_short(event)}"
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import click
 
 from holdfast.bus.client import Client
+from holdfast.bus.codec import tag_of
 from holdfast.bus.envelope import Envelope
 from holdfast.cli.common import json_option, run_dir_option
 from holdfast.cli.history import history
@@ -21,12 +22,16 @@ from holdfast.cli.why import parse_time
 HIDDEN = ("slice/",)
 """Not for eyes: slices of the configuration may hold passwords."""
 
+QUIET = ("cell.bus", "watch.addresses", "bfd.memory", "notify.progress")
+"""Bookkeeping; shown with --all, and always as JSON."""
+
 
 @click.command()
 @click.argument("prefixes", nargs=-1)
 @click.option("--prefix", "more", multiple=True, help="A topic prefix without the node, as the arguments.")
 @click.option("--since", metavar="TIME", help="Begin with what happened since TIME (10:31, 5m, ISO 8601).")
 @click.option("--retained", is_flag=True, help="Begin with the state of everything as it is now.")
+@click.option("--all", "everything", is_flag=True, help="Bookkeeping too (counters of the bus, address lists).")
 @click.option("--count", type=click.IntRange(1), help="End after so many events.")
 @run_dir_option
 @json_option
@@ -35,6 +40,7 @@ def tail(
     more: tuple[str, ...],
     since: str | None,
     retained: bool,
+    everything: bool,
     count: int | None,
     run_dir: Path,
     as_json: bool,
@@ -51,6 +57,8 @@ def tail(
     def show(envelope: Envelope) -> None:
         nonlocal left
         if envelope.id in seen or any(envelope.subject.startswith(hidden) for hidden in HIDDEN):
+            return
+        if not (everything or as_json) and not envelope.gone and tag_of(envelope.event) in QUIET:
             return
         click.echo(json.dumps(envelope_json(envelope), default=str) if as_json else line(envelope))
         left -= 1

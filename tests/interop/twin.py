@@ -193,9 +193,7 @@ class Pair:
             words = self._keepalived("twin.conf", "ka")
         else:
             settings = self.folder / "holdfast.toml"
-            settings.write_text(f'node = "r1"
-{self.scenario.get("settings", "")}
-')
+            settings.write_text(f'node = "r1"\n{self.scenario.get("settings", "")}\n')
             words = [HOLDFAST, "run", "-n", "-l", "-D", "-P", "-f", str(self.folder / "twin.conf")]
             words += ["--settings", str(settings), "--run-dir", str(self.folder / "run")]
         self.twin = self._start("r1", words, "twin.log")
