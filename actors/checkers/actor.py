@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import logging
 import resource
 import time
@@ -139,7 +140,16 @@ class CheckersRoom:
             generation = self._generations.popleft()
             while self._generations:
                 generation = _merged(generation, self._generations.popleft())
-            await self._take_in(generation)
+            # Thousands of new objects would make the collector walk all of them again and again: a stand-still. They
+            # live long, so afterwards it does not look at them any more. CheckActor.release leaves no cycles behind.
+            collecting = gc.isenabled()
+            gc.disable()
+            try:
+                await self._take_in(generation)
+            finally:
+                gc.freeze()
+                if collecting:
+                    gc.enable()
             if generation.initial:
                 self._forget_former()
 

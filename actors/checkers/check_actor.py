@@ -33,6 +33,10 @@ REFRESH_NS = 5 * S
 Checks with longer intervals (6 s and more are usual) tell each of their results."""
 
 
+GRAIN_NS = 5_000_000
+"""Checks start at multiples of this, so that of many thousand some share a turn of the loop; never too early."""
+
+
 class Change(msgspec.Struct, frozen=True):
     """What a check does, or for whom, has changed with a reload; what it looks at has not."""
 
@@ -91,6 +95,8 @@ class CheckActor(LoopActor):
     def release(self) -> None:
         """Gives back what it holds."""
         self.checker.close()
+        # An actor and its inbox know each other. Without this cycle the last reference frees both (see actor.py).
+        self.around.loop.call_soon(setattr, self.actor_inbox, "actor", None)
 
     def retarget(self, targets: tuple[Target, ...]) -> None:
         """It speaks for others now: the newest result is told again, so that the new ones know at once."""
@@ -225,7 +231,10 @@ class RunningCheck(CheckActor):
         self._set_deadline()
 
     def _set_deadline(self) -> None:
-        self.around.poller.timers.set(self, self.machine.deadline, self._due)
+        at = self.machine.deadline
+        if at is not None:
+            at = Instant(-(-at // GRAIN_NS) * GRAIN_NS)
+        self.around.poller.timers.set(self, at, self._due)
 
     def _due(self, _now: Instant) -> None:
         self.step(Deadline())

@@ -122,6 +122,9 @@ def plain_schedule(spec: Check, cap: Duration) -> Schedule:
     )
 
 
+_NO_KINDS = frozenset({"actor", "build", "check_actor", "genhash", "keywords"})
+"""Files of this package that a cell need not import for its kinds of checks."""
+
 _loaded = False
 
 
@@ -133,7 +136,8 @@ def _load() -> None:
     _loaded = True
     here = __name__.rpartition(".")[0]
     for module in pkgutil.iter_modules(importlib.import_module(here).__path__):
-        importlib.import_module(f"{here}.{module.name}")
+        if module.name not in _NO_KINDS:
+            importlib.import_module(f"{here}.{module.name}")
 
 
 def checker_of(spec: Check) -> type[Checker[Any]]:

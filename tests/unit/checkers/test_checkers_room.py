@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import time
+import weakref
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -38,6 +40,7 @@ from holdfast.actors.checkers.messages import (
 )
 from holdfast.actors.runtime.actor import Mailroom
 from holdfast.actors.runtime.context import CellContext
+from holdfast.actors.runtime.machine import Instant
 from holdfast.actors.watch.messages import FileValue, LinkAddresses
 from holdfast.bus.envelope import Envelope
 from holdfast.bus.fake import FakeBus
@@ -417,6 +420,27 @@ async def test_an_actor_that_a_fault_ends_comes_back(tmp_path: Path, monkeypatch
         after = await here.result(lambda each: each.up)
         assert (after.first, after.changed) == (False, False)
         assert after.runs > before.runs - 1
+
+
+async def test_actors_that_are_removed_leave_nothing_behind(tmp_path: Path):
+    async with cell(tmp_path) as here, tcp_server(silent) as port:
+        await here.load(service("vs", tcp(port, timeout_s=0.05)))
+        await here.result(lambda each: each.up)
+        (running,) = here.room.running.values()
+        actor_there = weakref.ref(here.mailroom.actors[running.ref.actor_urn])
+        del running
+        gc.disable()
+        try:
+            await here.load()
+            end = time.monotonic() + 5
+            # The heap of deadlines lets go of what was cancelled when its time comes.
+            while actor_there() is not None and time.monotonic() < end:
+                here.timers.set("wake", Instant(here.timers.now() + 1_000_000), lambda _: None)
+                await asyncio.sleep(0.01)
+            assert actor_there() is None
+        finally:
+            gc.enable()
+            here.timers.set("wake", None, lambda _: None)
 
 
 async def test_new_globals_reach_the_checks(tmp_path: Path):
