@@ -111,9 +111,9 @@ class TransmitEcho(Action, frozen=True):
 
 
 class Changed(Action, frozen=True):
-    """The state changed. silent: since the last packet, None if none came; detection: the limit in force then.
+    """The state changed. silent: since the last packet, None if none came.
 
-    missed: packets that should have come in that time.
+    detection, multiplier: in force then, so that detection / multiplier was the interval of the peer's packets.
     """
 
     old: State
@@ -121,7 +121,17 @@ class Changed(Action, frozen=True):
     cause: Cause
     silent: Duration | None = None
     detection: Duration = Duration(0)
-    missed: int = 0
+    multiplier: int = 0
+
+    @property
+    def interval(self) -> Duration:
+        """How often the peer's packets should have come; 0: it was not known."""
+        return Duration(self.detection // self.multiplier if self.multiplier else 0)
+
+    @property
+    def missed(self) -> int:
+        """How many packets did not come."""
+        return self.silent // self.interval if self.silent and self.interval else 0
 
 
 class Refreshed(Action, frozen=True):
@@ -344,7 +354,7 @@ class BfdMachine:
     def _heard(self, packet: ControlPacket, now: Instant) -> list[Action]:
         before = self._remembered()
         silent_before = self.seen
-        detection_before = self.detection
+        detection_before, mult_before = self.detection, self.remote_mult
         self.seen = now
         self.remote_discriminator = packet.my_discriminator
         self.remote_state = packet.state
@@ -369,7 +379,7 @@ class BfdMachine:
         new, cause = self._next_state(packet.state)
         if new is not self.state:
             silent = None if silent_before is None else Duration(now - silent_before)
-            actions.append(self._enter(new, cause, silent, detection_before))
+            actions.append(self._enter(new, cause, silent, detection_before, mult_before))
         elif before != self._remembered():
             actions.append(Refreshed())
         actions += self._echo(now)
@@ -403,9 +413,9 @@ class BfdMachine:
             self._forget_peer()
             return [Refreshed(), *self._transmission()]
         if silent < detection:
-            changed = self._enter(State.DOWN, Cause.ECHO_LOST, silent, detection)
+            changed = self._enter(State.DOWN, Cause.ECHO_LOST, silent, detection, self.remote_mult)
             return [changed, *self._echo(now), *self._transmission()]
-        changed = self._enter(State.DOWN, Cause.SILENT, silent, detection)
+        changed = self._enter(State.DOWN, Cause.SILENT, silent, detection, self.remote_mult)
         self._forget_peer()
         return [changed, *self._echo(now), *self._transmission()]
 
@@ -433,19 +443,21 @@ class BfdMachine:
         """Section 6.8.16. The carrier goes on sending AdminDown for a detection time or longer."""
         if self.state is State.ADMIN_DOWN:
             return []
-        changed = self._enter(State.ADMIN_DOWN, Cause.DISABLED, self._silent(now), self.detection, diagnostic)
+        changed = self._enter(
+            State.ADMIN_DOWN, Cause.DISABLED, self._silent(now), self.detection, self.remote_mult, diagnostic
+        )
         return [changed, *self._echo(now), *self._transmission()]
 
     def _enabled(self, now: Instant) -> list[Action]:
         if self.state is not State.ADMIN_DOWN:
             return []
-        changed = self._enter(State.DOWN, Cause.ENABLED, self._silent(now), self.detection)
+        changed = self._enter(State.DOWN, Cause.ENABLED, self._silent(now), self.detection, self.remote_mult)
         return [changed, *self._transmission()]
 
     def _path_lost(self, now: Instant) -> list[Action]:
         if self.state not in (State.INIT, State.UP):
             return []
-        changed = self._enter(State.DOWN, Cause.PATH_DOWN, self._silent(now), self.detection)
+        changed = self._enter(State.DOWN, Cause.PATH_DOWN, self._silent(now), self.detection, self.remote_mult)
         return [changed, *self._echo(now), *self._transmission()]
 
     # ------------------------------------------------------------------ states
@@ -456,6 +468,7 @@ class BfdMachine:
         cause: Cause,
         silent: Duration | None,
         detection: Duration,
+        multiplier: int,
         diagnostic: Diagnostic = Diagnostic.NONE,
     ) -> Changed:
         old = self.state
@@ -475,9 +488,7 @@ class BfdMachine:
             # No interval is in force between the two any more: no poll is needed to change one.
             self.polling = self._awaiting_clear = self._pending = False
             self._advertise()
-        interval_us = self.receive_interval_us
-        missed = 0 if silent is None or not interval_us else silent // (interval_us * US)
-        return Changed(old, new, cause, silent, detection, missed)
+        return Changed(old, new, cause, silent, detection, multiplier)
 
     def _silent(self, now: Instant) -> Duration | None:
         return None if self.seen is None else Duration(now - self.seen)

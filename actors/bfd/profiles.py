@@ -36,6 +36,11 @@ _TYPES: dict[str, AuthType] = {
 }
 
 
+_DEFAULT_HOP_LIMIT = 64
+"""keepalived's for IPv6. It is what we ask of the neighbour's packets, as keepalived does, but we send 255: that
+satisfies a keepalived at the other end as well, and RFC 5881 section 5 lets everyone else refuse anything less."""
+
+
 class KeySettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One key. id: 0..255. secret: text, or hexadecimal after `0x`."""
 
@@ -228,7 +233,7 @@ def session_spec(instance: BfdInstance, settings: BfdSettings) -> SessionSpec:
         neighbor=neighbor,
         source=None if instance.source is None else ipaddress.ip_address(instance.source.partition("%")[0]).packed,
         multihop=instance.multihop,
-        ttl=instance.ttl,
+        ttl=255 if instance.ttl == _DEFAULT_HOP_LIMIT and len(neighbor) == 16 else instance.ttl,
         min_ttl=min_ttl,
         interface=extras.interface or instance.neighbor.partition("%")[2],
         check_source=extras.check_source is not False,

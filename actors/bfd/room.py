@@ -167,13 +167,8 @@ class Room:
         machine = lane.machine
         self._actors[lane.spec.name].tell(
             Happened(
-                state=changed.new,
-                cause=changed.cause,
+                changed=changed,
                 at_ns=lane.last_change_at,
-                silent=changed.silent,
-                detection=changed.detection,
-                missed=changed.missed,
-                interval_us=machine.receive_interval_us,
                 tracker_up=machine.tracker_up,
                 local_diagnostic=machine.local_diagnostic,
                 remote_diagnostic=machine.remote_diagnostic,

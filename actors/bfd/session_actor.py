@@ -6,12 +6,12 @@ import logging
 
 import msgspec
 
-from holdfast.actors.bfd.machine import Cause, Memory
+from holdfast.actors.bfd.machine import Cause, Changed, Memory
 from holdfast.actors.bfd.messages import BfdMemory, BfdState, BfdStateChanged
 from holdfast.actors.bfd.packet import State, diagnostic_word
 from holdfast.actors.bfd.profiles import SessionSpec
 from holdfast.actors.runtime.actor import LoopActor
-from holdfast.actors.runtime.machine import US, Duration
+from holdfast.actors.runtime.machine import MS, US, S
 from holdfast.bus.base import Bus
 from holdfast.bus.messages import Evidence, Reason, ReasonKind
 
@@ -39,13 +39,8 @@ class Respecified(msgspec.Struct, frozen=True):
 class Happened(msgspec.Struct, frozen=True):
     """A change of state, with the machine's values of that moment."""
 
-    state: State
-    cause: Cause
+    changed: Changed
     at_ns: int
-    silent: Duration | None
-    detection: Duration
-    missed: int
-    interval_us: int
     tracker_up: bool
     local_diagnostic: int
     remote_diagnostic: int
@@ -90,37 +85,37 @@ class SessionActor(LoopActor):
         return None
 
     def _happened(self, what: Happened) -> None:
-        told = self._told
-        state = state_word(what.state)
+        told, changed = self._told, what.changed
+        state = state_word(changed.new)
         # Init is passed over: with a peer that is stuck it comes and goes every few seconds and means nothing yet.
-        if what.state is State.INIT:
+        if changed.new is State.INIT:
             return
-        if what.cause is Cause.RESTORED and told is not None and told.state is state:
-            # Said again by this life of the cell, in the words of the former.
-            self._publish(told)
-            return
-        if told is not None and told.state is state and what.cause is not Cause.STARTED:
-            return
-        if what.state is State.UP:
-            log.info("(%s) Entering Up state", self._spec.name)
-        reason = self._reason(what)
+        if told is not None and told.state is state:
+            if changed.cause is Cause.RESTORED:
+                # Said again by this life of the cell, in the words of the former.
+                self._publish(told)
+                return
+            if changed.cause is not Cause.STARTED:
+                return
         self._publish(
             BfdStateChanged(
                 session=self._spec.name,
                 old=BfdState.DOWN if told is None else told.state,
                 state=state,
                 tracker_up=what.tracker_up,
-                reason=reason,
+                reason=self._reason(what),
                 since_mono_ns=what.at_ns,
                 neighbor=self._spec.neighbor_text,
                 local_diagnostic=diagnostic_word(what.local_diagnostic),
                 remote_diagnostic=diagnostic_word(what.remote_diagnostic),
-                detection_us=what.detection // US,
+                detection_us=changed.detection // US,
                 vrrp=self._spec.vrrp,
                 checker=self._spec.checker,
             )
         )
-        if what.state is not State.UP and told is not None and told.state is BfdState.UP:
+        if changed.new is State.UP:
+            log.info("(%s) Entering Up state", self._spec.name)
+        elif told is not None and told.state is BfdState.UP:
             self._log_loss(what)
 
     def _publish(self, event: BfdStateChanged) -> None:
@@ -128,39 +123,31 @@ class SessionActor(LoopActor):
         self._bus.publish(self._subject, "state", event)
 
     def _log_loss(self, what: Happened) -> None:
-        if what.cause is Cause.SILENT and what.silent is not None:
-            overdue_us = (what.silent - what.detection) // US
-            log.warning(
-                "(%s) Expired after %d ms (%d usec overdue)", self._spec.name, what.silent // 1_000_000, overdue_us
-            )
+        changed = what.changed
+        if changed.cause is Cause.SILENT and changed.silent is not None:
+            overdue_us = (changed.silent - changed.detection) // US
+            log.warning("(%s) Expired after %d ms (%d usec overdue)", self._spec.name, changed.silent // MS, overdue_us)
         log.warning(
             "(%s) Entering %s state (Local diagnostic - %s, Remote diagnostic - %s)",
             self._spec.name,
-            what.state.word,
+            changed.new.word,
             diagnostic_word(what.local_diagnostic),
             diagnostic_word(what.remote_diagnostic),
         )
 
     def _reason(self, what: Happened) -> Reason:
-        evidence: Evidence = {
-            "cause": what.cause.value,
-            "neighbor": self._spec.neighbor_text,
-            "last_packet_s": None if what.silent is None else what.silent / 1e9,
-            "detection_s": what.detection / 1e9,
-            "interval_s": what.interval_us / 1e6,
-            "missed": what.missed,
-            "local_diagnostic": diagnostic_word(what.local_diagnostic),
-            "remote_diagnostic": diagnostic_word(what.remote_diagnostic),
-        }
-        if what.cause is Cause.STARTED:
-            kind = ReasonKind.STARTED
-        elif what.cause is Cause.RESTORED:
-            kind = ReasonKind.RESTARTED
-        elif what.cause is Cause.DISABLED:
-            kind = ReasonKind.STOPPED
-        else:
-            kind = ReasonKind.BFD_UP if what.state is State.UP else ReasonKind.BFD_DOWN
-        return Reason(kind=kind, node=self._bus.node, subject=self._subject, evidence=evidence)
+        changed = what.changed
+        evidence: Evidence = {"cause": changed.cause.value, "neighbor": self._spec.neighbor_text}
+        if changed.old is State.UP and changed.silent is not None:
+            evidence["last_packet_s"] = changed.silent / S
+            evidence["detection_s"] = changed.detection / S
+            evidence["interval_s"] = changed.interval / S
+            evidence["missed"] = changed.missed
+        if what.local_diagnostic:
+            evidence["local_diagnostic"] = diagnostic_word(what.local_diagnostic)
+        if what.remote_diagnostic:
+            evidence["remote_diagnostic"] = diagnostic_word(what.remote_diagnostic)
+        return Reason(kind=_kind_of(changed), node=self._bus.node, subject=self._subject, evidence=evidence)
 
     def _remember(self, what: Remember) -> None:
         event = BfdMemory(
@@ -182,3 +169,15 @@ class SessionActor(LoopActor):
         self._bus.forget(self._subject, "memory")
         self._bus.forget(self._subject, "state")
         self.stop()
+
+
+def _kind_of(changed: Changed) -> ReasonKind:
+    match changed.cause:
+        case Cause.STARTED | Cause.ENABLED:
+            return ReasonKind.STARTED
+        case Cause.RESTORED:
+            return ReasonKind.RESTARTED
+        case Cause.DISABLED:
+            return ReasonKind.STOPPED
+        case _:
+            return ReasonKind.BFD_UP if changed.new is State.UP else ReasonKind.BFD_DOWN
