@@ -1,4 +1,4 @@
-"""The timers of VRRP as numbers (RFC 9568 section 6.1, RFC 3768 section 6.2), and the lease that follows from them."""
+"""The timers of VRRP as numbers (RFC 9568 section 6.1, RFC 3768 section 6.1), and the lease that follows from them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _SHORTEST_LEASE_S = 2
 def skew_time(version: int, priority: int, interval: Duration) -> Duration:
     """How much longer than others a router of this priority waits.
 
-    v3: (256 - priority) / 256 of the master's interval. v2: of one second, whatever the interval (RFC 3768 6.2).
+    v3: (256 - priority) / 256 of the master's interval. v2: of one second, whatever the interval (RFC 3768 6.1).
     """
     return Duration((256 - priority) * (S if version == 2 else interval) // 256)
 

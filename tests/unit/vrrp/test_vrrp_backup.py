@@ -24,7 +24,7 @@ def test_backup_waits_three_intervals_and_skew() -> None:
 
 
 def test_the_skew_of_version_2_is_of_a_second_whatever_the_interval() -> None:
-    """RFC 3768 6.2; surprise 8."""
+    """RFC 3768 6.1; surprise 8."""
     m = backup(version=2, advert_interval_us=10_000_000)
     assert m.due == 30 + 156 / 256
     m = backup(version=3, advert_interval_us=10_000_000)

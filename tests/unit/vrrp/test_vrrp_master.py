@@ -171,7 +171,7 @@ def test_the_storm_is_not_announced_either() -> None:
 
 
 def test_a_lower_advert_right_after_ours_is_answered_too() -> None:
-    """It was sent before ours came, but the addresses have been announced from elsewhere: ours must be the last word."""
+    """It was sent before ours came, but somebody else has announced the addresses: ours must be the last word."""
     m = master(garp=QUIET)
     start = m.now / S
     m.at(start + 1, Deadline())
