@@ -6,9 +6,12 @@ Whatever tells of other rooms comes after them.
 from __future__ import annotations
 
 from holdfast.actors.bfd.keywords import BFD
+from holdfast.actors.checkers.build import CheckPlanner
+from holdfast.actors.checkers.keywords import CHECKERS, CHECKS
+from holdfast.actors.ipvs.keywords import ipvs_room
 from holdfast.actors.notify.keywords import NOTIFY
 from holdfast.actors.vrrp.keywords import VRRP
 from holdfast.actors.watch.keywords import WATCH
 from holdfast.config.table import Tables
 
-TABLES: Tables = (VRRP, WATCH, BFD, NOTIFY)
+TABLES: Tables = (VRRP, WATCH, BFD, ipvs_room(CHECKS, CheckPlanner()), CHECKERS, NOTIFY)

@@ -173,7 +173,7 @@ class Context:
     def has_interface(
         self, name: str, line: Line, what: str, index: int | None = None, *, severity: Severity = Severity.ERROR
     ) -> bool:
-        """Whether an interface exists; a missing one is complained of at the end, unless `dynamic_interfaces` is set."""
+        """Whether an interface exists; a missing one is complained of at the end, without `dynamic_interfaces`."""
         if self.host.interface(name) is not None:
             return True
         self.missing.append((name, line, what, index, severity))
