@@ -1,14 +1,14 @@
 """keepalived and holdfast side by side: two equal worlds, each with its own IPVS table, servers, scripts and FIFO.
 
-A world is two network namespaces: `lb` with the daemon, and `srv`, where every address of the Internet is local, so
-that the files of keepalived's own samples work as they are. Scenarios are the TOML files in `scenarios/`:
+A world (world.py) is two network namespaces: `lb` with the daemon, and `srv`, where every address of the Internet is
+local, so that the files of keepalived's own samples work as they are. Scenarios are the TOML files in `scenarios/`:
 
     title = "..."
     config = '''keepalived.conf; {dir} is a folder of the run, {notify} a program that writes its arguments down'''
     before = ["up 10.1.0.1 80"]           # before the daemon starts
     [[step]]
     title = "..."                          # the first step is the start itself
-    do = ["down 10.1.0.1 80"]              # see World.carry_out
+    do = ["down 10.1.0.1 80"]              # start, reload, stop, kill, wait, or world.World.carry_out
     config = '''...'''                     # a new configuration for `reload`
     settle_s = 2.0                         # at least so long
     expect = ["-a -t ..."]                 # lines that must be in the table (checked for both)
@@ -19,7 +19,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import json
 import os
 import select
 import shlex
@@ -32,114 +31,16 @@ import tomllib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+
+from world import World, run
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
-RUNS = Path("/run/twins")
 GRACE_S = 8.0
 """After `settle_s`, how long the two may take to agree."""
 
-SERVERS_SIDE = "10.255.0.1"
-DAEMON_SIDE = "10.255.0.2"
-
-
-def run(*words: str, check: bool = True) -> str:
-    """A command's output."""
-    done = subprocess.run(words, check=False, capture_output=True, text=True)
-    if check and done.returncode:
-        raise AssertionError(f"{shlex.join(words)}: {done.stderr.strip()}")
-    return done.stdout
-
-
-class World:
-    """The namespaces and servers of one daemon."""
-
-    def __init__(self, name: str) -> None:
-        self.name = name
-        self.lb = f"lb-{name}"
-        self.srv = f"srv-{name}"
-        self.folder = RUNS / name
-        self.folder.mkdir(parents=True)
-        self.servers: subprocess.Popen[str] | None = None
-
-    def open(self) -> None:
-        """Builds the namespaces and starts the servers' process."""
-        for namespace in (self.lb, self.srv):
-            run("ip", "netns", "add", namespace)
-            run("ip", "-n", namespace, "link", "set", "lo", "up")
-            run("ip", "netns", "exec", namespace, "sysctl", "-qw", "net.ipv6.conf.all.accept_dad=0")
-            run("ip", "netns", "exec", namespace, "sysctl", "-qw", "net.ipv6.conf.default.accept_dad=0")
-        run("ip", "-n", self.lb, "link", "add", "eth0", "type", "veth", "peer", "name", "eth0", "netns", self.srv)
-        for namespace, number in ((self.lb, 2), (self.srv, 1)):
-            run("ip", "-n", namespace, "addr", "add", f"10.255.0.{number}/24", "dev", "eth0")
-            run("ip", "-n", namespace, "addr", "add", f"fd00:255::{number}/64", "dev", "eth0", "nodad")
-            run("ip", "-n", namespace, "link", "set", "eth0", "up")
-        run("ip", "-n", self.lb, "route", "add", "default", "via", SERVERS_SIDE)
-        run("ip", "-n", self.lb, "-6", "route", "add", "default", "via", "fd00:255::1")
-        run("ip", "-n", self.srv, "route", "add", "local", "0.0.0.0/0", "dev", "lo")
-        run("ip", "-n", self.srv, "-6", "route", "add", "local", "::/0", "dev", "lo")
-        # The peer itself is not local there.
-        run("ip", "-n", self.srv, "route", "add", f"{DAEMON_SIDE}/32", "dev", "eth0", "table", "local")
-        run("ip", "-n", self.srv, "-6", "route", "add", "fd00:255::2/128", "dev", "eth0", "table", "local")
-        self.servers = subprocess.Popen(
-            ["ip", "netns", "exec", self.srv, sys.executable, str(HERE / "world.py")],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-
-    def close(self) -> None:
-        """Takes everything down."""
-        if self.servers is not None:
-            assert self.servers.stdin is not None
-            self.servers.stdin.close()
-            self.servers.wait(5)
-        for namespace in (self.lb, self.srv):
-            for pid in run("ip", "netns", "pids", namespace, check=False).split():
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(int(pid), signal.SIGKILL)
-            run("ip", "netns", "del", namespace, check=False)
-
-    def carry_out(self, words: list[str]) -> None:
-        """One command of a scenario: up, down, http, udp, silent, heard, vip, write, ipvsadm."""
-        match words:
-            case ["up" | "down" | "udp" as do, address, port]:
-                self._serve({"do": do, "address": address, "port": int(port)})
-            case ["http", address, port, status, *body]:
-                order = {"do": "http", "address": address, "port": int(port), "status": int(status)}
-                self._serve({**order, "body": " ".join(body)})
-            case ["silent", address]:
-                self._route("add", address)
-            case ["heard", address]:
-                self._route("del", address)
-            case ["vip", "add" | "del" as do, address]:
-                run("ip", "-n", self.lb, "addr", do, address, "dev", "lo")
-            case ["write", name, *text]:
-                path = self.folder / name
-                part = path.with_suffix(".part")
-                part.write_text(" ".join(text) + "\n")
-                part.rename(path)
-            case ["ipvsadm", *options]:
-                run("ip", "netns", "exec", self.lb, "ipvsadm", *options)
-            case _:
-                raise AssertionError(f"not a command: {words}")
-
-    def _serve(self, order: dict[str, Any]) -> None:
-        assert self.servers is not None and self.servers.stdin is not None and self.servers.stdout is not None
-        self.servers.stdin.write(json.dumps(order) + "\n")
-        self.servers.stdin.flush()
-        answer = self.servers.stdout.readline().strip()
-        assert answer == "done", (order, answer)
-
-    def _route(self, do: str, address: str) -> None:
-        family = ["-6"] if ":" in address else []
-        run("ip", "-n", self.srv, *family, "route", do, "blackhole", address, "table", "local")
-
-    def table(self) -> list[str]:
-        """What `ipvsadm -Sn` says, sorted."""
-        saved = run("ip", "netns", "exec", self.lb, "ipvsadm", "-Sn")
-        return sorted(line.strip() for line in saved.splitlines() if line.strip())
+START_S = 30.0
+"""How long a daemon may take until its table has something in it."""
 
 
 class Daemon:
@@ -247,6 +148,10 @@ class Daemon:
         """What it wrote."""
         path = self.folder / "log"
         return path.read_text(errors="replace") if path.exists() else ""
+
+    def glance(self) -> object:
+        """All that can be compared, at little cost."""
+        return self.world.glance(), sorted(self.lines), sorted(self.calls.read_text().splitlines())
 
     def seen(self) -> Seen:
         """All that can be compared."""
@@ -365,19 +270,38 @@ def _starts(scenario: Scenario) -> bool:
 
 
 def _compare(step: Step, daemons: list[Daemon]) -> list[str]:
+    if "start" in step.do:
+        _wait_for_start(daemons)
     time.sleep(step.settle_s)
     deadline = time.monotonic() + GRACE_S
+    before: object = None
     while True:
-        seen = [daemon.seen() for daemon in daemons]
-        problems = [] if step.accepted else _differences(step, daemons, seen)
-        for daemon, here in zip(daemons, seen, strict=True):
-            missing = [line for line in step.expect if line not in here.table]
-            there = [text for text in step.absent if any(text in line for line in here.table)]
-            if missing or there:
-                problems.append(f"{step.title}: {daemon.kind} lacks {missing}, has {there}: {here.table}")
-        if not problems or time.monotonic() > deadline:
-            return problems
-        time.sleep(0.3)
+        glances = [daemon.glance() for daemon in daemons]
+        late = time.monotonic() > deadline
+        # ipvsadm is asked when it may matter: when something moved, or at the end.
+        if glances != before or late:
+            before = glances
+            problems = _judge(step, daemons)
+            if not problems or late:
+                return problems
+        time.sleep(0.1)
+
+
+def _wait_for_start(daemons: list[Daemon]) -> None:
+    until = time.monotonic() + START_S
+    while time.monotonic() < until and not all(daemon.world.glance() for daemon in daemons):
+        time.sleep(0.1)
+
+
+def _judge(step: Step, daemons: list[Daemon]) -> list[str]:
+    seen = [daemon.seen() for daemon in daemons]
+    problems = [] if step.accepted else _differences(step, daemons, seen)
+    for daemon, here in zip(daemons, seen, strict=True):
+        missing = [line for line in step.expect if line not in here.table]
+        there = [text for text in step.absent if any(text in line for line in here.table)]
+        if missing or there:
+            problems.append(f"{step.title}: {daemon.kind} lacks {missing}, has {there}: {here.table}")
+    return problems
 
 
 def _differences(step: Step, daemons: list[Daemon], seen: list[Seen]) -> list[str]:
