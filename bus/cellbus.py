@@ -67,9 +67,9 @@ class CellBus:
             loop, self._context, rundir.command_endpoint(run_dir, cell), self.store, self.counters
         )
         hello = Hello(node, cell, self.epoch, 0)
-        self._publisher = Publisher(loop, self._context, rundir.event_endpoint(run_dir, cell), hello, self.counters)
+        self._publisher = Publisher(loop, self._context, rundir.event_endpoint(run_dir, cell), hello)
         self._server.publisher = self._publisher
-        self.hub = Hub(loop, self._context, run_dir, self.counters, own=cell)
+        self.hub = Hub(loop, self._context, run_dir, self.counters, own=cell, node=node)
         self._said: BusCounters | None = None
         self._said_at = 0.0
         self._said_troubles = self.counters.troubles

@@ -73,7 +73,7 @@ class Client:
     def hub(self) -> Hub:
         """The listening half, made when it is first needed."""
         if self._hub is None:
-            self._hub = Hub(self._loop, self._context, self.run_dir, self.counters)
+            self._hub = Hub(self._loop, self._context, self.run_dir, self.counters, node=self.node or "")
         return self._hub
 
     def snapshot(self, prefix: str = "", *, node: str | None = None, timeout_s: float = ANSWER_S) -> Snapshot:

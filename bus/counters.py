@@ -20,7 +20,8 @@ SENDERS_MAX = 256
 class BusCounters(Event, frozen=True, kw_only=True, tag="cell.bus"):
     """What a cell's end of the bus has counted since it started. Retained on `NODE/cell/NAME/bus`.
 
-    dropped: events that a slow subscriber of this cell did not get. missed: events of others that went by this cell.
+    dropped: events that slow subscribers of this cell did not get, as they report it; slow: the same by subscriber.
+    missed: events of others that this cell did not get.
     bad: wrong messages by reason. handler_errors: exceptions in this cell's own handlers.
     """
 
@@ -33,6 +34,7 @@ class BusCounters(Event, frozen=True, kw_only=True, tag="cell.bus"):
     snapshots: int = 0
     handler_errors: int = 0
     bad: dict[str, int] = msgspec.field(default_factory=dict)
+    slow: dict[str, int] = msgspec.field(default_factory=dict)
 
 
 class Counters:
@@ -48,6 +50,7 @@ class Counters:
         self.snapshots = 0
         self.handler_errors = 0
         self.bad: dict[str, int] = {}
+        self.slow: dict[str, int] = {}
         self._unsaid: dict[tuple[str, str], int] = {}
         self._said_at: dict[tuple[str, str], float] = {}
 
@@ -63,6 +66,15 @@ class Counters:
             self._said_at[key] = now
             log.warning("%d wrong message(s) from %s dropped: %s", self._unsaid.pop(key), key[0], str(error)[:200])
 
+    def count_dropped(self, subscriber: str, events: int) -> None:
+        """A subscriber reports how many of our events it did not get."""
+        if events <= 0:
+            return
+        if subscriber not in self.slow and len(self.slow) >= SENDERS_MAX:
+            subscriber = "others"
+        self.dropped += events
+        self.slow[subscriber] = self.slow.get(subscriber, 0) + events
+
     def report(self) -> BusCounters:
         """The figures as an event."""
         return BusCounters(
@@ -75,6 +87,7 @@ class Counters:
             snapshots=self.snapshots,
             handler_errors=self.handler_errors,
             bad=dict(self.bad),
+            slow=dict(self.slow),
         )
 
     @property

@@ -77,6 +77,7 @@ class Hub:
         run_dir: Path,
         counters: Counters,
         own: str = "",
+        node: str = "",
         changed: Callable[[], None] | None = None,
     ) -> None:
         self.loop = loop
@@ -86,6 +87,7 @@ class Hub:
         self.subscriptions: list[HubSubscription] = []
         self._context = context
         self._own = own
+        self._node = node
         self._changed = changed or _nothing
         self._inodes: dict[str, int] = {}
         self._channels: dict[str, Channel] = {}
@@ -118,7 +120,14 @@ class Hub:
     def _connect(self, name: str) -> Source:
         source = self.sources.get(name)
         if source is None:
-            source = self.sources[name] = Source(self.loop, self._context, name, self.counters, self._changed)
+            source = self.sources[name] = Source(
+                self.loop,
+                self._context,
+                name,
+                self.counters,
+                self._changed,
+                (self._node, self._own or self.counters.cell),
+            )
             for subscription in self.subscriptions:
                 self._add_view(subscription, source)
         if not source.open:

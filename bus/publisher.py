@@ -1,7 +1,8 @@
 """The event side of a cell: its XPUB socket.
 
-Who listens connects here; nothing waits for anybody. When the queue of a slow subscriber is full, its events are
-dropped and counted, the others get theirs, and a beat soon after tells the slow one to compare what it has.
+Who listens connects here; nothing waits for anybody. When the queue of a slow subscriber is full, what comes for it is
+dropped and the others get theirs. ZeroMQ tells the first time (`full`), and no more until that queue has room again;
+how many events it was the subscriber finds out by their numbers, and reports (wire.py, `missed`).
 """
 
 from __future__ import annotations
@@ -14,14 +15,13 @@ from pathlib import Path
 import zmq
 
 from holdfast.bus.codec import encode
-from holdfast.bus.counters import Counters
 from holdfast.bus.sockets import LoopSocket
 from holdfast.bus.wire import BEAT, BYE, HARD_BYTES_MAX, SYNC, Hello
 
 QUEUE_EVENTS_MAX = 4096
 """Events that wait for one slow subscriber on the sending side; the receiving side holds as many again."""
 BEAT_S = 10.0
-DROPPED_BEAT_S = 0.25
+FULL_BEAT_S = 0.25
 _SUBSCRIBE = 1
 
 
@@ -50,12 +50,11 @@ class Publisher:
         context: zmq.Context[zmq.Socket[bytes]],
         endpoint: str,
         hello: Hello,
-        counters: Counters,
     ) -> None:
         self._loop = loop
         self._start = hello
-        self._counters = counters
         self.seq = 0
+        self.full = 0
         socket = context.socket(zmq.XPUB)
         socket.setsockopt(zmq.SNDHWM, QUEUE_EVENTS_MAX)
         socket.setsockopt(zmq.MAXMSGSIZE, HARD_BYTES_MAX)
@@ -71,7 +70,7 @@ class Publisher:
     def hello(self, text: str = "") -> Hello:
         """Who publishes here, and how far it is."""
         start = self._start
-        return Hello(start.node, start.cell, start.epoch, self.seq, self._counters.dropped, text)
+        return Hello(start.node, start.cell, start.epoch, self.seq, self.full, text)
 
     def send(self, topic: bytes, frame: bytes) -> None:
         """To everyone who subscribed to a prefix of `topic` and has room for it."""
@@ -82,7 +81,7 @@ class Publisher:
         self._loop_socket.poke()
 
     def _send_to_those_with_room(self, topic: bytes, frame: bytes) -> None:
-        self._counters.dropped += 1
+        self.full += 1
         self._socket.setsockopt(zmq.XPUB_NODROP, 0)
         try:
             self._socket.send_multipart((topic, frame), zmq.NOBLOCK)
@@ -90,7 +89,7 @@ class Publisher:
             pass  # nobody has room: the beat tells all of them
         finally:
             self._socket.setsockopt(zmq.XPUB_NODROP, 1)
-        self._beat_within(DROPPED_BEAT_S)
+        self._beat_within(FULL_BEAT_S)
 
     def fence(self, topic: bytes) -> None:
         """Tells the one subscriber of this sync topic that it has everything up to now. A lost one is asked again."""
@@ -112,7 +111,7 @@ class Publisher:
             self._socket.send_multipart((BEAT, body), zmq.NOBLOCK)
         except zmq.Again:
             # Somebody is still full. The others get the beat now, he gets a later one.
-            wait_s = 4 * DROPPED_BEAT_S
+            wait_s = 4 * FULL_BEAT_S
             self._socket.setsockopt(zmq.XPUB_NODROP, 0)
             with contextlib.suppress(zmq.Again):
                 self._socket.send_multipart((BEAT, body), zmq.NOBLOCK)

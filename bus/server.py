@@ -77,6 +77,8 @@ class CommandServer:
                 self._snapshot(route, request)
             case "totals":
                 self._totals(route, request)
+            case "missed":
+                self._counters.count_dropped(f"{request.node}/{request.cell}", request.missed)
             case "hello":
                 self._send(route, self._answer(request, "hello"))
             case "command":

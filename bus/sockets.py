@@ -41,12 +41,26 @@ Receive = Callable[[list[zmq.Frame]], None]
 
 
 class LoopSocket:
-    """Calls `receive(parts)` for each message. Owns the socket."""
+    """Calls `receive(parts)` for each message. Owns the socket.
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, socket: zmq.Socket[bytes], receive: Receive) -> None:
+    caught_up: called when the socket is empty after more than BACKLOG messages in a row: its queue was long, so the
+    sender's may have been full.
+    """
+
+    BACKLOG = 1024
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        socket: zmq.Socket[bytes],
+        receive: Receive,
+        caught_up: Callable[[], None] | None = None,
+    ) -> None:
         self._loop = loop
         self.socket = socket
         self._receive = receive
+        self._caught_up = caught_up
+        self._in_a_row = 0
         self._poked = False
         self._fd: int = socket.getsockopt(zmq.FD)  # type: ignore[assignment]
         loop.add_reader(self._fd, self._drain)
@@ -82,7 +96,11 @@ class LoopSocket:
             except zmq.ZMQError as error:
                 if error.errno != zmq.EAGAIN:
                     log.debug("receiving: %s", error)
+                in_a_row, self._in_a_row = self._in_a_row, 0
+                if in_a_row > self.BACKLOG and self._caught_up is not None:
+                    self._caught_up()
                 return
+            self._in_a_row += 1
             self._receive(parts)
         self.poke()
 

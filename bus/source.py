@@ -76,6 +76,10 @@ class Channel:
             self.forget(request.id)
             lost()
 
+    def report(self, request: Request) -> None:
+        """Sends what has no answer."""
+        self._socket.send([encode(request)])
+
     def forget(self, request_id: int) -> None:
         """No callback for this question any more."""
         self._waiting.pop(request_id, None)
@@ -121,7 +125,10 @@ class _Reading:
 
 
 class Source:
-    """One other cell's events. Opened and closed as its socket file comes and goes; the views outlast that."""
+    """One other cell's events. Opened and closed as its socket file comes and goes; the views outlast that.
+
+    changed(): it joined or was heard for the first time. reader: our node and cell, for reports of what was missed.
+    """
 
     def __init__(
         self,
@@ -130,8 +137,11 @@ class Source:
         name: str,
         counters: Counters,
         changed: Callable[[], None],
+        reader: tuple[str, str] = ("", ""),
     ) -> None:
         self.name = name
+        self._reader = reader
+        self._unreported = 0
         self.hello: Hello | None = None
         self.last_heard = 0.0
         self.views: list[View] = []
@@ -144,7 +154,7 @@ class Source:
         self._sub: LoopSocket | None = None
         self.channel: Channel | None = None
         self._epoch = 0
-        self._dropped_there = 0
+        self._full_there = 0
         self._prefixes: dict[bytes, int] = {}
         self._reading: _Reading | None = None
         self._reading_timer: asyncio.TimerHandle | None = None
@@ -171,7 +181,7 @@ class Source:
         for topic in (BEAT, BYE, *self._prefixes, self._token):
             socket.setsockopt(zmq.SUBSCRIBE, topic)
         socket.connect(event_endpoint)
-        self._sub = LoopSocket(self._loop, socket, self._received)
+        self._sub = LoopSocket(self._loop, socket, self._received, self._check_soon)
 
     def disconnect(self) -> None:
         """The socket files are gone: what is known stays as it is, and is stale."""
@@ -244,7 +254,7 @@ class Source:
         for view in views:
             before = view.missed
             view.live(envelope, stream.seq, frame.retain)
-            self._counters.missed += view.missed - before
+            self._count_missed(view.missed - before)
             wants = wants or view.wants_snapshot
         if wants and self._reading is None:
             self._read()
@@ -262,8 +272,8 @@ class Source:
                 for view in self.views:
                     view.forget_all()
         elif topic == BEAT:
-            if hello.dropped != self._dropped_there:
-                self._dropped_there = hello.dropped
+            if hello.full != self._full_there:
+                self._full_there = hello.full
                 self._check_soon()
         elif self._reading is not None and topic == self._reading.fence:
             self._reading.fenced = True
@@ -274,7 +284,7 @@ class Source:
             self._finish()
         elif topic.startswith(self._token) and not topic.startswith(self._token + b"r"):
             # The subscriptions are in force. The bare token a second time: the connection was lost in between.
-            self._dropped_there = hello.dropped
+            self._full_there = hello.full
             if topic == self._token and known_before:
                 for view in self.views:
                     view.wants_snapshot = True
@@ -369,9 +379,21 @@ class Source:
             for view in views:
                 before = view.missed
                 view.snapshot(answer.seq, entries, answer.counts)
-                self._counters.missed += view.missed - before
+                self._count_missed(view.missed - before)
+            self._report_missed()
             self._changed()
         self._read()
+
+    def _count_missed(self, events: int) -> None:
+        self._counters.missed += events
+        self._unreported += events
+
+    def _report_missed(self) -> None:
+        """Tells the publisher, who cannot know it otherwise and whose operator wants to."""
+        if self._unreported and self.channel is not None:
+            node, cell = self._reader
+            self.channel.report(Request(id=request_id(), op="missed", node=node, cell=cell, missed=self._unreported))
+            self._unreported = 0
 
     def _decoded(self, events: list[tuple[str, bytes]]) -> list[Envelope]:
         found = []

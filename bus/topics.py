@@ -33,7 +33,8 @@ def quote(name: str) -> str:
 def _quoted(character: str) -> str:
     if character in _PLAIN or (character > "\x7f" and character.isprintable()):
         return character
-    return "".join(f"%{byte:02X}" for byte in character.encode("utf-8", "surrogateescape"))
+    escape = "surrogateescape" if "\udc80" <= character <= "\udcff" else "surrogatepass"
+    return "".join(f"%{byte:02X}" for byte in character.encode("utf-8", escape))
 
 
 def unquote(word: str) -> str:

@@ -115,7 +115,7 @@ class View:
                 if each.seq <= seq:
                     self._take(each.envelope, each.retain)
         mine = {each.topic: each for each in entries if self.matches(each.topic)}
-        self._drop_vanished(mine)
+        self._drop_vanished(mine, counts)
         for topic, envelope in mine.items():
             self._compare(envelope, counts.get(topic, envelope.count))
         for topic, count in counts.items():
@@ -129,12 +129,15 @@ class View:
             if each.seq > seq:
                 self._take(each.envelope, each.retain)
 
-    def _drop_vanished(self, mine: dict[str, Envelope]) -> None:
+    def _drop_vanished(self, mine: dict[str, Envelope], counts: dict[str, int]) -> None:
         for topic, known in list(self._known.items()):
-            if known.retain and topic not in mine:
-                del self._known[topic]
+            if topic in mine:
+                continue
+            if known.retain:
                 assert known.id is not None
                 self._deliver(_forgotten(topic, known.id))
+            if known.retain or topic not in counts:
+                del self._known[topic]
 
     def _compare(self, envelope: Envelope, count: int) -> None:
         topic = envelope.topic
@@ -158,7 +161,7 @@ class View:
 
     def forget_all(self) -> None:
         """The publisher is gone for good, and its things with it."""
-        self._drop_vanished({})
+        self._drop_vanished({}, {})
         self._known.clear()
         self._had_epoch = False
         self.join()

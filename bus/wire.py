@@ -6,7 +6,7 @@ and REQ both work), and gets one or more maps (`Answer`) with the same `id`.
 Control frames travel among the events; their topic begins with the byte FF, which no text has:
 
     FF "sync/" TOKEN   sent to who subscribes to exactly this: everything it subscribed to before is in force now
-    FF "beat"          every 10 s, and soon after an event was dropped for somebody
+    FF "beat"          every 10 s, and soon after the queue of a subscriber was full
     FF "bye"           the publisher ends; `text`: "removed" when its things are gone with it, otherwise "stopped"
 """
 
@@ -34,24 +34,25 @@ def _nil() -> msgspec.Raw:
 class Hello(msgspec.Struct, frozen=True):
     """The body of a control frame: who publishes here, and how far it is.
 
-    seq: of the newest event. dropped: events that somebody did not get because he was slow.
+    seq: of the newest event. full: how often a subscriber's queue was full, from when on it did not get everything.
     """
 
     node: str
     cell: str
     epoch: int
     seq: int
-    dropped: int = 0
+    full: int = 0
     text: str = ""
     v: int = 1
 
 
 class Request(msgspec.Struct, frozen=True, kw_only=True):
-    """What a client wants. op: `snapshot`, `totals`, `command`, `hello`.
+    """What a client wants. op: `snapshot`, `totals`, `command`, `hello`, `missed` (a report, without an answer).
 
     id: chosen by the client, comes back. prefixes: `NODE/PREFIX`, `*/PREFIX` for every node. fence: a sync topic the
     client subscribed to; it is published at the same moment the snapshot is taken. node, cell: of the client, in its
     own words. to: the node the command is for, empty for the one that hears it. type and body: of the command.
+    missed: how many events of this publisher the client did not get since its last report.
     """
 
     id: int
@@ -65,6 +66,7 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
     subject: str = ""
     type: str = ""
     body: msgspec.Raw = msgspec.field(default_factory=_nil)
+    missed: int = 0
 
 
 class Answer(msgspec.Struct, frozen=True, kw_only=True):

@@ -174,7 +174,7 @@ def _unknown_keys(raw: dict[str, Any], kind: type[msgspec.Struct], where: str) -
     messages = []
     for key, value in raw.items():
         if key not in known:
-            messages.append(f"{where}{key}: not known{_nearest(key, known)}")
+            messages.append(f"{where}{key}: not known{_nearest(key, known, where)}")
             continue
         table = _TABLES.get(key) if kind is Settings else None
         if table is None:
@@ -186,9 +186,9 @@ def _unknown_keys(raw: dict[str, Any], kind: type[msgspec.Struct], where: str) -
     return messages
 
 
-def _nearest(key: str, known: tuple[str, ...]) -> str:
+def _nearest(key: str, known: tuple[str, ...], where: str = "") -> str:
     found = difflib.get_close_matches(key, known, n=1)
-    return f", did you mean {found[0]}?" if found else f"; known are: {', '.join(known)}"
+    return f", did you mean {where}{found[0]}?" if found else f"; known are: {', '.join(known)}"
 
 
 def _readable(text: str) -> str:

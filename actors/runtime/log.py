@@ -13,6 +13,7 @@ import os
 import sys
 import time
 from collections.abc import MutableMapping
+from pathlib import Path
 from typing import Any, Literal
 
 Target = Literal["console", "syslog", "both", "none"]
@@ -35,7 +36,7 @@ class ConsoleFormatter(logging.Formatter):
 
 
 class SyslogFormatter(logging.Formatter):
-    """`name[pid]: text`; control characters are the sender's business no more, syslog gets one line."""
+    """`name[pid]: text`; syslog gets one line, whatever the text."""
 
     def __init__(self, name: str) -> None:
         super().__init__()
@@ -45,8 +46,8 @@ class SyslogFormatter(logging.Formatter):
         """One record, one line; the pid is that of the cell that logs."""
         text = record.getMessage()
         if record.exc_info:
-            text = f"{text} | {' | '.join(self.formatException(record.exc_info).splitlines())}"
-        return f"{self._name}[{os.getpid()}]: {text}"
+            text = f"{text}\n{self.formatException(record.exc_info)}"
+        return f"{self._name}[{os.getpid()}]: {' | '.join(text.splitlines())}"
 
 
 class Syslog(logging.handlers.SysLogHandler):
@@ -72,13 +73,12 @@ def configure(
     logging.getLogger("asyncio").setLevel(logging.WARNING)
     logging.getLogger("pykka").setLevel(logging.INFO if debug else logging.WARNING)
     if target in ("syslog", "both"):
-        try:
+        if Path(_DEV_LOG).exists():
             syslog = Syslog(_DEV_LOG, facility=facility)
-        except OSError:
-            target = "both" if target == "both" else "console"
-        else:
             syslog.setFormatter(SyslogFormatter(name))
             root.addHandler(syslog)
+        else:
+            target = "console"
     if target in ("console", "both"):
         console = logging.StreamHandler(sys.stderr)
         console.setFormatter(ConsoleFormatter())
