@@ -61,6 +61,7 @@ class VrrpCore:
     __slots__ = (
         "_advert_actions",
         "_advert_at",
+        "_advert_before",
         "_announcements",
         "_answer_pause",
         "_answered_at",
@@ -128,6 +129,7 @@ class VrrpCore:
         self._timer = NEVER
         self._rare = NEVER
         self._advert_at = Instant(0)
+        self._advert_before = Instant(0)
         self._answered_at = Instant(-S)
         self._lease_at = Instant(0)
         self._lease_lost_at = NEVER
@@ -350,6 +352,7 @@ class VrrpCore:
     # ---- what is sent and told
 
     def _send(self, priority: int, now: Instant) -> SendAdvert:
+        self._advert_before = self._advert_at if self.state is VrrpState.MASTER else now
         self._advert_at = now
         self.statistics.advert_sent += 1
         return SendAdvert(priority)

@@ -7,11 +7,11 @@ while nobody else can have taken over.
 
 from __future__ import annotations
 
-from holdfast.actors.runtime.machine import Action, Duration, Instant
+from holdfast.actors.runtime.machine import Action, Duration, Instant, S
 from holdfast.actors.vrrp import narration
 from holdfast.actors.vrrp.actions import Log, Publish, Restore, SendAdvert
 from holdfast.actors.vrrp.core import NOTHING, VrrpCore
-from holdfast.actors.vrrp.facts import AddressFailed, Holding, HoldingLost, Stalled
+from holdfast.actors.vrrp.facts import AddressFailed, AdvertFailed, Holding, HoldingLost, Stalled
 from holdfast.actors.vrrp.messages import VrrpState
 from holdfast.actors.vrrp.options import MissingPolicy
 from holdfast.actors.vrrp.trackers import Causes
@@ -45,6 +45,22 @@ class Endurance(VrrpCore):
             self._usual = None
             self._wait(now, self._down)
         return NOTHING
+
+    def _advert_failed(self, fact: AdvertFailed, now: Instant) -> list[Action]:
+        """Nobody heard that advert: the next try comes soon, with the refresh of the leases that was not carried out.
+        A MASTER that is not heard until a backup has taken over is BACKUP."""
+        if self.state is not VrrpState.MASTER:
+            return NOTHING
+        self._advert_at = self._advert_before
+        self.statistics.advert_sent -= 1
+        evidence: Evidence = {"send_errno": fact.errno, "send_error": fact.text}
+        if self._silent_too_long(now):
+            return self._yield_stalled(now, evidence=evidence)
+        self._timer = Instant(min(self._timer, now + self._interval // 4, self._advert_at + self._limit))
+        if self.lease_s is not None:
+            self._lease_at = now
+            self._lease_lost_at = Instant(min(self._lease_lost_at, self._advert_at + self.lease_s * S))
+        return self._trouble(self._say(ReasonKind.STALLED, evidence), subject="send")
 
     def _yield_stalled(
         self, now: Instant, silent: Duration | None = None, evidence: Evidence | None = None, causes: Causes = ()

@@ -20,6 +20,7 @@ from holdfast.bus.messages import EventId, Evidence, Reason
 
 __all__ = [
     "AddressFailed",
+    "AdvertFailed",
     "AdvertReceived",
     "AdvertRejected",
     "Deadline",
@@ -168,6 +169,14 @@ class AdvertRejected(Fact, frozen=True):
     evidence: Evidence = msgspec.field(default_factory=dict)
 
 
+class AdvertFailed(Fact, frozen=True):
+    """The last `SendAdvert` did not leave, to any destination. Nobody heard us, so the time of our silence runs on from
+    the advert before. errno: the kernel's number."""
+
+    errno: int
+    text: str = ""
+
+
 class Stalled(Fact, frozen=True):
     """This process did not run for `duration`; told before anything else after waking.
 
@@ -237,12 +246,13 @@ class Stop(Fact, frozen=True):
 
 class GroupOrder(Fact, frozen=True):
     """The sync group moves this member. state MASTER or BACKUP: go there; FAULT: a fault of the group, until
-    `cleared`."""
+    `cleared`. resign: whoever is MASTER sends a priority-0 advert first, for an operator released the group."""
 
     group: str
     state: VrrpState
     reason: Reason
     cleared: bool = False
+    resign: bool = False
     causes: tuple[EventId, ...] = ()
 
 

@@ -158,8 +158,10 @@ class GroupMachine:
 
     def _order_others(self, state: VrrpState, fact: MemberWish, now: Instant) -> list[Action]:
         reason = self._member_reason(fact)
+        # keepalived's members leave without a word; for a release the others' peers need not wait for silence.
+        resign = fact.reason.kind is ReasonKind.OPERATOR_RELEASE
         orders: list[Action] = [
-            Tell(other, GroupOrder(self.name, state, reason, causes=fact.causes))
+            Tell(other, GroupOrder(self.name, state, reason, causes=fact.causes, resign=resign))
             for other in self.members
             if other != fact.member
         ]

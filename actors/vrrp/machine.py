@@ -21,6 +21,7 @@ from holdfast.actors.vrrp.core import NOTHING
 from holdfast.actors.vrrp.election import Election
 from holdfast.actors.vrrp.facts import (
     AddressFailed,
+    AdvertFailed,
     AdvertReceived,
     AdvertRejected,
     FaultCleared,
@@ -72,6 +73,7 @@ class VrrpMachine(Election):
                 # The next advert is due one interval after this one was, so that lateness does not add up.
                 due = timer + self._interval
                 self._timer = timer = Instant(due if due > now else now + self._interval)
+                self._advert_before = self._advert_at
                 self._advert_at = now
                 self.deadline = timer if timer < self._rare else self._rare
                 self.statistics.advert_sent += 1
@@ -101,6 +103,8 @@ class VrrpMachine(Election):
                 return self._group_announce(now)
             case Stalled():
                 return self._stalled(fact, now)
+            case AdvertFailed():
+                return self._advert_failed(fact, now)
             case HoldingLost():
                 return self._holding_lost(fact, now)
             case LeaseLost():
@@ -277,7 +281,11 @@ class VrrpMachine(Election):
         if self.state is VrrpState.INIT and self._started and not self._tracking.pending:
             return self._first_backup(fact.reason, fact.causes, now)
         if self.state is VrrpState.MASTER:
-            return self._to_backup(fact.reason, fact.causes, now, self._down)
+            first: list[Action] = []
+            if fact.resign:
+                first.append(SendAdvert(0))
+                self.statistics.pri_zero_sent += 1
+            return self._to_backup(fact.reason, fact.causes, now, self._down, first)
         self._wishing = False
         return NOTHING
 

@@ -10,6 +10,7 @@ from holdfast.actors.runtime.machine import Deadline, Duration, Instant, S, seco
 from holdfast.actors.vrrp.config import GarpTiming, Tracked, Tracks
 from holdfast.actors.vrrp.facts import (
     AddressFailed,
+    AdvertFailed,
     Holding,
     HoldingLost,
     LeaseLost,
@@ -107,6 +108,32 @@ def test_a_backup_that_was_suspended_listens_anew() -> None:
     assert m.due == 4 + 3.609375
     m.at(5, Stalled(seconds(1)))
     assert m.due == 4 + 3.609375
+
+
+def test_a_master_that_nobody_can_hear_is_backup_in_time() -> None:
+    """Its adverts do not leave, so its leases are not refreshed either, and a backup takes over."""
+    m = master(garp=QUIET)
+    start = m.now / S
+    tries = 0
+    m.until(start + 0.999)
+    while m.machine.state == "MASTER":
+        assert m.due is not None
+        told = m.at(m.due, Deadline())
+        if told == ["advert 100"]:
+            tries += 1
+            assert m.say(AdvertFailed(1, "operation not permitted")) == (["trouble: stalled"] if tries == 1 else [])
+    assert told == ["let go", "BACKUP: stalled"]
+    assert m.now == pytest.approx((start + 3.0078125) * S)
+    assert tries == 9
+    assert m.machine.statistics.advert_sent == 1
+
+
+def test_one_advert_that_fails_is_tried_again_soon_and_moves_nothing() -> None:
+    m = master(LEASED, garp=QUIET)
+    start = m.now / S
+    assert m.at(start + 1, Deadline()) == ["advert 100", "refresh for 2 s"]
+    assert m.say(AdvertFailed(105, "no buffers")) == ["trouble: stalled"]
+    assert m.until(start + 1.5) == [(round(start + 1.25, 6), ["advert 100", "refresh for 2 s"])]
 
 
 # ---- leases

@@ -218,9 +218,18 @@ def test_a_lower_advert_makes_the_others_announce_too() -> None:
 
 
 def test_release_of_every_member() -> None:
-    """In a group the shell tells every member; the first takes all to BACKUP, the others resign nothing."""
+    """The shell tells every member; the first takes all to BACKUP, each with its own resignation, so that the peers of
+    all take over after their skew times."""
     pair = masters()
-    assert pair.at(8.1, "A", OperatorRelease())[:2] == ["A advert 0", "A let go"]
+    assert pair.at(8.1, "A", OperatorRelease()) == [
+        "A advert 0",
+        "A let go",
+        "A BACKUP: operator-release",
+        "B advert 0",
+        "B let go",
+        "B BACKUP: sync-group",
+        "G group BACKUP: sync-group",
+    ]
     pair.at(8.1, "B", OperatorRelease())
     assert pair.until(100) == []
     assert pair.states() == ("BACKUP", "BACKUP", "BACKUP")

@@ -30,6 +30,7 @@ from holdfast.actors.vrrp import actions as act
 from holdfast.actors.vrrp.config import AddressSpec, GarpTiming, Tracked, Tracks
 from holdfast.actors.vrrp.facts import (
     AddressFailed,
+    AdvertFailed,
     AdvertRejected,
     FaultCleared,
     FaultRaised,
@@ -269,6 +270,7 @@ FACTS: list[Fact] = [
     advert(255, HIGHER),
     AdvertRejected(Reject.TTL, HIGHER),
     AdvertRejected(Reject.VRID, HIGHER),
+    AdvertFailed(105, "no buffers"),
     LinkChanged("eth0", up=True),
     LinkChanged("eth0", up=False),
     SourceChanged(None),
