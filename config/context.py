@@ -76,8 +76,10 @@ class Context:
         self.structs: dict[str, dict[str, msgspec.Struct]] = {}
         self.shared: dict[str, list[Any]] = {}
         self.unacted: dict[str, Line] = {}
-        self.scripts_seen = 0
-        self.insecure_scripts = False
+        # Which processes run scripts, and whether others than root can change one of them.
+        self.scripts_seen: dict[str, bool] = {}
+        self.missing_interfaces = False
+        self.has_services = False
         self.missing: list[tuple[str, Line, str, int | None, Severity]] = []
 
     # -- blocks --------------------------------------------------------------------------------------------------
@@ -185,4 +187,5 @@ class Context:
             return
         for name, line, what, index, severity in self.missing:
             hint = "dynamic_interfaces allows it to come later"
+            self.missing_interfaces |= severity is Severity.ERROR
             self.report(severity, line, f"interface '{name}' {what} does not exist", hint, index)

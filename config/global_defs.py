@@ -281,7 +281,13 @@ def process_options(context: Context) -> ProcessOptions:
     for name in ("startup_script", "shutdown_script"):
         if name in found:
             found[name] = scripts.accept(
-                context, found[name], values.line_of(name), name, needs_user=True, needs_default_user=False
+                context,
+                found[name],
+                values.line_of(name),
+                name,
+                needs_user=True,
+                needs_default_user=False,
+                process="main",
             )
     for option in ("startup_script_timeout", "shutdown_script_timeout", "min_auto_priority_delay"):
         if values.has(option):

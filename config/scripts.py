@@ -38,8 +38,11 @@ def accept(
     needed: bool = False,
     needs_user: bool | None = None,
     needs_default_user: bool = True,
+    process: str = "vrrp",
 ) -> Script | None:
     """The script if it can run, or None after a complaint; counts it for script security.
+
+    process: who runs it: vrrp, checkers, both, or main (at start and stop).
 
     needed: a script that is not found or not safe is an error; otherwise keepalived only logs it. needs_user: the same
     for a user that does not exist (as needed unless given). needs_default_user: the same when nobody is named.
@@ -59,8 +62,7 @@ def accept(
         text = f"{what}: '{name}' can be changed by others than root: dropped"
         context.report(severity, line, text, "owner root, not writable by others, nor its directories", 1)
         return None
-    context.scripts_seen += 1
-    context.insecure_scripts |= not program.secure
+    context.scripts_seen[process] = context.scripts_seen.get(process, False) or not program.secure
     if not program.executable and not script.argv[0].startswith("<"):
         text = f"{what}: '{name}' is not executable for its user: dropped"
         context.report(Severity.NOTE, line, text, "chmod +x", 1)
@@ -97,10 +99,16 @@ def _identity(
 
 def finish(context: Context) -> None:
     """Scripts without script security are a security violation, which is the verdict then; they run nevertheless."""
-    if not context.scripts_seen or options(context).security:
+    if options(context).security:
+        return
+    # Only the processes that run look at their scripts; a missing interface ends the one of VRRP before it does.
+    vrrp = bool(context.named("vrrp_instance")) and not context.missing_interfaces
+    running = {"main": True, "vrrp": vrrp, "checkers": context.has_services, "both": vrrp or context.has_services}
+    insecure = [insecure for process, insecure in context.scripts_seen.items() if running[process]]
+    if not insecure:
         return
     text = "scripts are run without script security"
-    if context.insecure_scripts:
+    if any(insecure):
         text += ", and some of them can be changed by others than root"
     context.report(Severity.SECURITY, None, text, "enable_script_security in global_defs")
 

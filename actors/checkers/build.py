@@ -216,7 +216,9 @@ class _Maker:
         draft = self.draft
         script = scripts.with_user(draft.get("script"), draft.get("user"))
         what = f"MISC_CHECK of {self.plan.server_name}"
-        accepted = scripts.accept(self.context, script, draft.line_of("script"), what, needs_user=True)
+        accepted = scripts.accept(
+            self.context, script, draft.line_of("script"), what, needs_user=True, process="checkers"
+        )
         if accepted is None:
             return None
         return MiscCheck(

@@ -52,6 +52,7 @@ def finish(context: Context, planner: Planner) -> dict[str, msgspec.Struct]:
             context.report(Severity.NOTE, draft.line, text, "another address, port or protocol")
             continue
         slices[service.name] = service
+        context.has_services = True
     return slices
 
 
@@ -325,7 +326,7 @@ class _Builder:
         script = draft.values.get(field)
         if script is None:
             return None
-        return scripts.accept(self.context, script, draft.line_of(field), f"{field} of {self.name}")
+        return scripts.accept(self.context, script, draft.line_of(field), f"{field} of {self.name}", process="checkers")
 
     def _notifies(self, service: VirtualServer) -> None:
         """Leaves scripts and mails for the notify room; only what there is to tell."""

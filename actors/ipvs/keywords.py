@@ -118,9 +118,6 @@ def read_method(words: Words, draft: Draft, field: str) -> None:
     if method not in ("NAT", "DR", "TUN"):
         words.error(f"'{words.items[0]}' cannot be '{method}': ignored", shape, index=1)
         return
-    if method != "TUN":
-        draft.put(field, Forwarding(method=method), words.line)
-        return
     kind, port, checksum = "ipip", 0, "nocsum"
     index = 2
     while index < len(words):
@@ -143,7 +140,9 @@ def read_method(words: Words, draft: Draft, field: str) -> None:
             words.error(f"unknown word '{word}' for a tunnel: ignored", shape, index=index)
             return
         index += 1
-    if (kind == "gue") != bool(port):
+    if method != "TUN":
+        draft.put(field, Forwarding(method=method), words.line)
+    elif (kind == "gue") != bool(port):
         words.error("gue tunnels need a port, others have none: ignored", "type gue port N", index=1)
     elif checksum != "nocsum" and (kind == "ipip" or (kind == "gre" and checksum == "remcsum")):
         words.error(f"{kind} tunnels have no {checksum}: ignored", "ipip: nocsum; gre: csum; gue: all", index=1)

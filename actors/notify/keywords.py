@@ -79,7 +79,10 @@ def _made(context: Context, name: str) -> Fifo | None:
     values = context.globals
     script_name = f"{name}_script"
     line = values.line_of(script_name)
-    script = scripts.accept(context, values.get(script_name), line, script_name, needs_default_user=False)
+    process = {"notify_fifo": "both", "vrrp_notify_fifo": "vrrp", "lvs_notify_fifo": "checkers"}[name]
+    script = scripts.accept(
+        context, values.get(script_name), line, script_name, needs_default_user=False, process=process
+    )
     words = values.get(name)
     if words is None:
         return None

@@ -107,6 +107,8 @@ class _Builder:
     def build(self) -> VrrpInstance | None:
         """The instance, or None when it cannot be used."""
         draft = self.draft
+        # Also the scripts of an instance that is dropped count for script security.
+        notify = notify_scripts(self.context, draft, f"instance {draft.name}")
         strict = bool(draft.get("strict", self.context.globals.get("vrrp_strict", False)))
         family = draft.get("family", 4)
         version = self._version(family, strict)
@@ -143,7 +145,7 @@ class _Builder:
         self._vmac(strict)
         self.fields["garp"] = garp_timing(self.context, draft, strict)
         self.fields["tracks"] = self._tracks(priority)
-        self.fields["notify"] = notify_scripts(self.context, draft, f"instance {draft.name}")
+        self.fields["notify"] = notify
         for name in ("routes", "rules"):
             self.fields[name] = tuple(draft.get(name, ()))
         for name in ("promote_secondaries", "dont_track_primary", "track_source", "timer_expired_backup", "vrf"):
@@ -418,6 +420,7 @@ def notify_scripts(context: Context, draft: Draft, owner: str) -> NotifyScripts:
 
 def _group(context: Context, plan: GroupPlan, built: Mapping[str, VrrpInstance]) -> SyncGroup | None:
     """A sync group of the members that can be used."""
+    notify = notify_scripts(context, plan.draft, f"group {plan.name}")
     members = tuple(name for name in plan.members if name in built)
     if not members:
         return None
@@ -437,7 +440,7 @@ def _group(context: Context, plan: GroupPlan, built: Mapping[str, VrrpInstance])
         name=plan.name,
         members=members,
         tracks=tracks(context, chosen),
-        notify=notify_scripts(context, plan.draft, f"group {plan.name}"),
+        notify=notify,
         tracking_weight=plan.keeps_weights,
     )
 

@@ -17,7 +17,7 @@ class GroupPlan:
 
 
 def plan_groups(context: Context) -> list[GroupPlan]:
-    """The groups that have a member; complains of members that are unknown or already taken."""
+    """All groups, also those left without a member; complains of members that are unknown or already taken."""
     instances = context.named("vrrp_instance")
     taken: dict[str, str] = {}
     plans: list[GroupPlan] = []
@@ -36,8 +36,7 @@ def plan_groups(context: Context) -> list[GroupPlan]:
                 members.append(name)
         if not members:
             context.error(draft.line, f"sync group '{draft.name}' has no member: dropped", "group { INSTANCE ... }")
-            continue
-        if len(members) == 1:
+        elif len(members) == 1:
             text = f"sync group '{draft.name}' has only one member, '{members[0]}'"
             context.error(draft.line, text, "two or more")
         plans.append(GroupPlan(draft, tuple(members)))

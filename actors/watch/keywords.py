@@ -277,11 +277,9 @@ def _track_process(draft: Draft) -> TrackProcess:
 def finish(context: Context) -> Mapping[str, msgspec.Struct]:
     """The slices of the watch room."""
     tracked = _tracked(context, "track_script")
-    found = [
-        script
-        for draft in context.named("vrrp_script").values()
-        if (script := _script(context, draft)) is not None and draft.name in tracked
-    ]
+    # Without an instance nothing runs that could look at scripts.
+    drafts = context.named("vrrp_script").values() if context.named("vrrp_instance") else ()
+    found = [script for draft in drafts if (script := _script(context, draft)) is not None and draft.name in tracked]
     room = WatchRoom(
         scripts=tuple(found),
         files=tuple(_file(draft) for draft in context.named("track_file").values()),
