@@ -12,6 +12,7 @@ torn or damaged record ends the reading: what came before it holds.
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
 import os
 import struct
@@ -41,10 +42,11 @@ class Left(msgspec.Struct):
     entries: dict[str, bytes]
 
 
+@functools.cache
 def boot_id() -> str:
     """The kernel's name for this boot: what is left from another one is not state but history."""
     try:
-        return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+        return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="utf-8").strip()
     except OSError:
         return ""
 

@@ -158,20 +158,34 @@ class LoopFuture(pykka.ThreadingFuture[_Answer]):
         callback()
 
     def __await__(self) -> Generator[Any, None, Any]:
-        loop = asyncio.get_running_loop()
-        done: asyncio.Future[None] = loop.create_future()
+        yield from self._waited(None)
+        return self.get(timeout=0)
 
-        def wake() -> None:
+    def _waited(self, timeout_s: float | None) -> Generator[Any, None, bool]:
+        """Waits for the answer inside a running loop. False: it did not come within timeout_s."""
+        loop = asyncio.get_running_loop()
+        thread = _get_ident()
+        done: asyncio.Future[bool] = loop.create_future()
+
+        def wake(answered: bool) -> None:
             if not done.done():
-                done.set_result(None)
+                done.set_result(answered)
 
         def answered() -> None:
-            loop.call_soon_threadsafe(wake)
+            if _get_ident() == thread:
+                wake(True)
+            else:
+                loop.call_soon_threadsafe(wake, True)
 
-        if self._get_hook is None:
-            self.when_done(answered)
-            yield from done.__await__()
-        return self.get(timeout=0)
+        if self._get_hook is not None:
+            return True
+        timer = None if timeout_s is None else loop.call_later(timeout_s, wake, False)
+        self.when_done(answered)
+        try:
+            return (yield from done.__await__())
+        finally:
+            if timer is not None:
+                timer.cancel()
 
 
 class _Inbox:
@@ -299,16 +313,22 @@ async def actor_ask(ref: pykka.ActorRef[Any], message: Any, timeout_s: float | N
     timeout_s: None waits for ever. Raises pykka.Timeout after it, pykka.ActorDeadError when the actor is gone.
     """
     future = ref.ask(message, block=False)
-    try:
-        return await asyncio.wait_for(_answer(future), timeout_s)
-    except TimeoutError:
-        if isinstance(future, LoopFuture) and future._result is not None:
-            return future.get(timeout=0)
-        raise pykka.Timeout(f"{timeout_s} seconds") from None
+    if not isinstance(future, LoopFuture):
+        raise TypeError(f"{ref} does not live on a loop")
+    if await _Waiting(future, timeout_s):
+        return future.get(timeout=0)
+    raise pykka.Timeout(f"{timeout_s} seconds")
 
 
-async def _answer(future: pykka.Future[Any]) -> Any:
-    return await future
+class _Waiting:
+    """Awaitable: whether the answer came in time."""
+
+    def __init__(self, future: LoopFuture[Any], timeout_s: float | None) -> None:
+        self._future = future
+        self._timeout_s = timeout_s
+
+    def __await__(self) -> Generator[Any, None, bool]:
+        return self._future._waited(self._timeout_s)
 
 
 async def actor_stop(ref: pykka.ActorRef[Any], timeout_s: float | None = 2.0) -> bool:

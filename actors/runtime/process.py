@@ -56,7 +56,7 @@ class RunDirectory:
                 break
             except OSError:
                 if time.monotonic() >= until:
-                    owner = os.pread(self.lock_fd, 32, 0).decode("ascii", "replace").strip() or "unknown"
+                    owner = os.pread(self.lock_fd, 32, 0).decode("utf-8", "replace").strip() or "unknown"
                     os.close(self.lock_fd)
                     self.lock_fd = -1
                     raise StartError(
@@ -114,13 +114,13 @@ class PidFile:
             raise StartError(f"{self.path}: holdfast is already running as pid {other}")
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            self.path.write_text(f"{os.getpid()}\n", encoding="ascii")
+            self.path.write_text(f"{os.getpid()}\n", encoding="utf-8")
         except OSError as error:
             raise StartError(f"pid file {self.path}: {error}") from None
 
     def _living(self) -> int:
         try:
-            pid = int(self.path.read_text(encoding="ascii").strip())
+            pid = int(self.path.read_text(encoding="utf-8").strip())
             command = Path(f"/proc/{pid}/cmdline").read_bytes()
         except (OSError, ValueError):
             return 0
@@ -129,7 +129,7 @@ class PidFile:
     def remove(self) -> None:
         """If it is still ours."""
         with contextlib.suppress(OSError, ValueError):
-            if int(self.path.read_text(encoding="ascii").strip()) == os.getpid():
+            if int(self.path.read_text(encoding="utf-8").strip()) == os.getpid():
                 self.path.unlink()
 
 

@@ -42,6 +42,7 @@ from holdfast.bus.base import Caller
 from holdfast.bus.cellbus import CellBus
 from holdfast.bus.codec import encode
 from holdfast.bus.messages import Command, EventId, Failed, Reason, ReasonKind, Reply
+from holdfast.bus.store import boot_id
 from holdfast.config.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -164,7 +165,8 @@ class Supervisor:
         self._say_ready()
 
     def _import(self, plans: Mapping[str, CellPlan]) -> None:
-        """What the cells need is imported once, here."""
+        """What the cells need is imported, and read, once, here."""
+        boot_id()
         rooms = {room for plan in plans.values() for room in plan.rooms}
         for room in sorted(rooms - set(self.options.starters)):
             start_of(room)
