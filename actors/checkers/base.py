@@ -68,8 +68,10 @@ def not_run(text: str, errno: int = 0) -> Outcome:
 class Schedule(msgspec.Struct, frozen=True, kw_only=True):
     """When a check runs.
 
-    cap: longest time for one run, after which it is ended and counts as failed. steps: pages that take turns (HTTP);
-    all have to pass before the check comes up. fast_recovery: no pause between them then.
+    cap: longest time for one run, after which it is ended and counts as failed. pages: it looks at `steps` pages in
+    turn (HTTP), which all have to pass before the check comes up; while down only the failed one is tried, no sooner
+    than after both delays, and when that is good again all of them. fast_recovery: no pause between them then.
+    alpha: counts as down until it is up, so a later page of the first round has no retries (pages only).
     rounds: failures are forgiven in each round anew, in the first one too and also while down (SMTP_CHECK).
     from_start: pauses count from the start of a run instead of its end (MISC_CHECK).
     """
@@ -81,9 +83,10 @@ class Schedule(msgspec.Struct, frozen=True, kw_only=True):
     cap: Duration
     steps: int = 1
     fast_recovery: bool = False
+    pages: bool = False
+    alpha: bool = False
     rounds: bool = False
     from_start: bool = False
-    down_at_least_retry_delay: bool = False
 
 
 class State(msgspec.Struct, frozen=True, kw_only=True):
@@ -172,7 +175,7 @@ class CheckMachine:
 
     The first run comes a second after the start plus a random part of the warm-up; it has no retries. While up, a
     failure is repeated after `delay_before_retry`, and `retry` of them are forgiven; while down it is looked at each
-    `delay_loop`, and one success (of each page) brings it up.
+    `delay_loop`, and one success brings it up.
     """
 
     __slots__ = (
@@ -336,8 +339,9 @@ class CheckMachine:
         self.failures = 0
         self._round = 0
         pause = schedule.delay_loop
-        if self._failed_step is not None and schedule.steps > 1:
-            # The page that had failed is good again: now all of them from the first, before it counts.
+        if self._failed_step is not None and schedule.pages:
+            # The page that had failed is good again: now all of them from the first (also if it is the only one) before
+            # it counts.
             self._failed_step = None
             self.step_index = 0
             self._passed = 0
@@ -361,13 +365,16 @@ class CheckMachine:
                 self._round += 1
                 return schedule.delay_before_retry
             self._round = 0
-        elif self.up is not False and not first and self.failures <= schedule.retry:
+        elif not first and self.failures <= schedule.retry and self._counts_as_up():
             return schedule.delay_before_retry
         self.up = False
         self._failed_step = self.step_index
-        if schedule.down_at_least_retry_delay:
+        if schedule.pages:
             return max(schedule.delay_before_retry, schedule.delay_loop)
         return schedule.delay_loop
+
+    def _counts_as_up(self) -> bool:
+        return self.up is True or (self.up is None and not self.schedule.alpha)
 
     def _plan(self, pause: Duration, now: Instant) -> None:
         self._interval = max(pause, self.schedule.delay_loop)

@@ -138,7 +138,7 @@ class CheckActor(LoopActor):
             evidence["failures"] = result.attempt
         reason = Reason(kind=kind, node=self.around.bus.node, subject=self._subject, evidence=evidence)
         self._publish_state(result.up, False, reason, (cause,))
-        outcome = Outcome(Verdict.OK if result.ok else Verdict.FAILED, result.text)
+        outcome = Outcome(Verdict.OK if result.ok else Verdict.FAILED, result.text, result.detail)
         for target in self.targets:
             if result.up is True:
                 log.info("%s", self.checker.success_words(target, outcome))
@@ -187,6 +187,7 @@ class RunningCheck(CheckActor):
         self._facts: deque[Fact] = deque()
         self._stepping = False
         self._probe: Probe | None = None
+        self._step = 0
 
     def on_start(self) -> None:
         """The first run is planned."""
@@ -261,6 +262,7 @@ class RunningCheck(CheckActor):
             self._probe = None
             self.step(base.ProbeDone(run, outcome))
 
+        self._step = step
         self._probe = self.checker.probe(step, done)
         self._probe.begin()
 
@@ -284,6 +286,10 @@ class RunningCheck(CheckActor):
             runs=report.runs,
             next_s=report.pause / S,
         )
+        if result.ok and (result.up is not True or (result.changed and not result.first)):
+            for target in self.targets:
+                for words in self.checker.progress_words(target, self._step):
+                    log.info("%s", words)
         self.tell_result(result, report.failures - 1)
 
     def _report_not_run(self, outcome: Outcome) -> None:

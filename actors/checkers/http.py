@@ -105,7 +105,8 @@ class HttpChecker(Checker[HttpCheck]):
             plain_schedule(spec, cap),
             steps=len(spec.urls),
             fast_recovery=spec.fast_recovery,
-            down_at_least_retry_delay=True,
+            pages=True,
+            alpha=spec.alpha,
         )
 
     def probe(self, step: int, done: Callable[[Outcome], None]) -> Probe:
@@ -129,6 +130,20 @@ class HttpChecker(Checker[HttpCheck]):
 
     def success_words(self, target: Target, outcome: Outcome) -> str:
         return f"Remote Web server {target.real_server} succeed on service."
+
+    def failure_words(self, target: Target, outcome: Outcome, retries: int) -> str:
+        # keepalived names the configured retries here, also for a first run that had none.
+        return super().failure_words(target, outcome, self.spec.retry)
+
+    def progress_words(self, target: Target, step: int) -> list[str]:
+        url = self.spec.urls[step]
+        where = f"success to {target.real_server} url({url.path})"
+        words = [f"HTTP status code {where}"]
+        if url.digest is not None:
+            words.append(f"MD5 digest {where}")
+        if url.regex is not None:
+            words.append(f"Regex {'no match' if url.regex.no_match else 'match'} {where}")
+        return words
 
     def _context(self) -> ssl.SSLContext | str:
         kept = self.around.kept

@@ -107,6 +107,10 @@ class Checker(Generic[SpecT]):
         after = f" after {retries} retries" if retries else ""
         return f"{self.label} on service {target.real_server} failed{after}."
 
+    def progress_words(self, target: Target, step: int) -> list[str]:
+        """keepalived's log lines for a good run of a check that does not count as up (yet)."""
+        return []
+
     def close(self) -> None:
         """The check is not wanted any more; what it kept open between runs goes."""
 
@@ -172,7 +176,9 @@ def identity_of(spec: Check) -> str:
 
 def sameness_of(spec: Check) -> str:
     """Equal for checks that can run as one: the same identity and the same timing."""
-    return _digest(msgspec.msgpack.encode(msgspec.structs.replace(spec, name="", alpha=False)))
+    # alpha concerns the server, not the run, except where it decides on the retries of later pages.
+    alpha = spec.alpha and checker_of(spec).schedule_of(spec).steps > 1
+    return _digest(msgspec.msgpack.encode(msgspec.structs.replace(spec, name="", alpha=alpha)))
 
 
 def _digest(data: bytes) -> str:

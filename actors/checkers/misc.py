@@ -165,7 +165,8 @@ class MiscChecker(Checker[MiscCheck]):
             how, why = "timed out", ""
         else:
             how, why = "failed", f" ({outcome.text.partition('] ')[2]})"
-        after = f" after {retries} retries" if retries else ""
+        # As keepalived: the configured retries, also for a first run that had none.
+        after = f" after {self.spec.retry} retries" if self.spec.retry else " with retry disabled"
         return f"{self._for(target)} {how}{after}{why}."
 
     def _for(self, target: Target) -> str:

@@ -17,6 +17,12 @@ from holdfast.actors.runtime.machine import US, Duration
 LINE_BYTES_MAX = 512
 """RFC 5321 section 4.5.3.1.5: a reply line has at most 512 octets."""
 
+_FAILURES = {
+    "banner": "Bad greeting banner from server",
+    "HELO": "Bad HELO response from server",
+    "QUIT": "No answer to QUIT from server",
+}
+
 _STEPS = 5  # connect, banner, answer to HELO, answer to QUIT, and one to spare
 
 
@@ -60,9 +66,8 @@ class SmtpDialogue:
             return passed(f"{self._where}: banner, HELO and QUIT answered")
         wanted = {"banner": b"220", "HELO": b"250"}[self._stage]
         if line[:3] != wanted or line[3:4] not in (b"", b" "):
-            what = "Bad greeting banner from server" if self._stage == "banner" else "Bad HELO response from server"
             shown = line[:80].decode("ascii", "backslashreplace")
-            return failed(f"{what} {self._where}: {shown!r}", stage=self._stage)
+            return failed(f"{_FAILURES[self._stage]} {self._where}: {shown!r}", stage=self._stage)
         if self._stage == "banner":
             self._stage = "HELO"
             return f"HELO {self.helo_name}\r\n".encode("ascii", "backslashreplace")
@@ -120,3 +125,8 @@ class SmtpChecker(Checker[SmtpCheck]):
 
     def success_words(self, target: Target, outcome: Outcome) -> str:
         return f"Remote SMTP server {target.real_server} succeed on service."
+
+    def failure_words(self, target: Target, outcome: Outcome, retries: int) -> str:
+        connection = self.spec.connection
+        what = _FAILURES.get(str(outcome.detail.get("stage")), "Could not connect to server")
+        return f"SMTP_CHECK {what} [{connection.address}]:{connection.port}"

@@ -140,7 +140,7 @@ def test_down_looks_each_delay_loop_and_one_success_brings_it_up():
 
 
 def test_http_waits_the_longer_of_both_delays_while_down():
-    slow = msgspec.structs.replace(PLAIN, delay_before_retry=seconds(30), down_at_least_retry_delay=True)
+    slow = msgspec.structs.replace(PLAIN, delay_before_retry=seconds(30), pages=True)
     play = Play(slow)
     play.run(BAD)
     assert play.due == 31.0
@@ -208,7 +208,7 @@ def test_smtp_counts_in_rounds_also_at_first_and_while_down():
 
 
 def test_pages_take_turns_and_all_must_pass_before_it_is_up():
-    play = Play(msgspec.structs.replace(PLAIN, steps=3))
+    play = Play(msgspec.structs.replace(PLAIN, steps=3, pages=True))
     assert play.run(OK).up is None
     assert play.run(OK).up is None
     report = play.run(OK)
@@ -218,7 +218,7 @@ def test_pages_take_turns_and_all_must_pass_before_it_is_up():
 
 
 def test_fast_recovery_leaves_the_pauses_out_until_it_is_up():
-    play = Play(msgspec.structs.replace(PLAIN, steps=3, fast_recovery=True))
+    play = Play(msgspec.structs.replace(PLAIN, steps=3, pages=True, fast_recovery=True))
     play.run(OK)
     assert play.due == 1.0
     play.at(1.0, Deadline())
@@ -232,7 +232,7 @@ def test_fast_recovery_leaves_the_pauses_out_until_it_is_up():
 
 
 def test_while_down_only_the_failed_page_then_all_of_them_from_the_first():
-    play = Play(msgspec.structs.replace(PLAIN, steps=2, retry=0))
+    play = Play(msgspec.structs.replace(PLAIN, steps=2, pages=True, retry=0))
     play.run(OK)
     play.run(OK)
     assert play.machine.up is True
@@ -245,17 +245,58 @@ def test_while_down_only_the_failed_page_then_all_of_them_from_the_first():
     assert steps == [1, 1, 0, 1]
 
 
-def test_a_single_page_is_up_again_with_its_first_success():
-    play = Play(msgspec.structs.replace(PLAIN, steps=1))
+def test_a_single_page_that_failed_has_to_pass_twice():
+    """Observed with keepalived 2.2.7: the failed page is tried until it is good, then all pages, of which it is one."""
+    play = Play(msgspec.structs.replace(PLAIN, pages=True))
     play.run(BAD)
+    assert play.run(OK).up is False
     assert play.run(OK).up is True
 
 
 def test_a_later_page_of_the_first_round_has_its_retries():
-    play = Play(msgspec.structs.replace(PLAIN, steps=2, retry=1))
+    play = Play(msgspec.structs.replace(PLAIN, steps=2, pages=True, retry=1))
     play.run(OK)
     assert play.run(BAD).up is None
+    assert play.due == 12.0
     assert play.run(BAD).up is False
+
+
+def test_with_alpha_a_later_page_of_the_first_round_has_none():
+    """Observed with keepalived 2.2.7: what does not count as up is not repeated faster."""
+    play = Play(msgspec.structs.replace(PLAIN, steps=2, pages=True, retry=1, alpha=True))
+    play.run(OK)
+    assert play.run(BAD).up is False
+    assert play.due == 21.0
+
+
+def test_recovery_of_three_pages_beside_keepalived():
+    """The times of keepalived 2.2.7: /b fails from 12.2 s, is good again at 18.0 s; /a /b /c follow, up with /c."""
+    play = Play(
+        msgspec.structs.replace(
+            PLAIN, steps=3, pages=True, delay_loop=seconds(1), delay_before_retry=seconds(0.4), retry=2
+        )
+    )
+    for _ in range(3):
+        play.run(OK)
+    play.run(OK)
+    story = []
+    for outcome in [BAD] * 7 + [OK] * 4:
+        page, due = play.machine.step_index, play.due
+        assert due is not None
+        story.append((round(due, 1), "abc"[page], play.run(outcome).up))
+    assert story == [
+        (5.0, "b", True),
+        (5.4, "b", True),
+        (5.8, "b", False),
+        (6.8, "b", False),
+        (7.8, "b", False),
+        (8.8, "b", False),
+        (9.8, "b", False),
+        (10.8, "b", False),
+        (11.8, "a", False),
+        (12.8, "b", False),
+        (13.8, "c", True),
+    ]
 
 
 def test_overdue_after_twice_the_interval_and_over_with_the_next_result():
@@ -379,6 +420,7 @@ def test_any_story_keeps_the_rules(
         warmup=seconds(5),
         cap=seconds(5),
         steps=steps,
+        pages=steps > 1,
         fast_recovery=fast,
         rounds=rounds,
         from_start=from_start,
