@@ -6,8 +6,12 @@ Packets and deadlines reach it by direct calls from the engine, everything else 
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, ClassVar, Protocol
+
+import msgspec
 
 from holdfast.actors.runtime.actor import LoopActor
 from holdfast.actors.runtime.machine import Action, Deadline, Duration, Fact, Instant
@@ -31,14 +35,17 @@ from holdfast.actors.vrrp.machine import VrrpMachine
 from holdfast.actors.vrrp.messages import VrrpState, VrrpStateChanged
 from holdfast.actors.vrrp.options import MachineOptions
 from holdfast.actors.vrrp.packet import AdvertTemplate, PacketError, destinations_of, packed
+from holdfast.actors.vrrp.record import Recorder
 from holdfast.actors.vrrp.takeover import Takeover
 from holdfast.actors.vrrp.validation import Datagram, Expectation, Notice, comparison_key
 from holdfast.bus.messages import Event, EventId, Evidence, Reason, ReasonKind
-from holdfast.kernel.base import KernelError
+from holdfast.kernel.base import AddressSpec, KernelError
 from holdfast.kernel.faces import Destination
 from holdfast.kernel.records import Received
 
 log = logging.getLogger("holdfast.vrrp")
+RECORD_FOLDER = "HOLDFAST_RECORD"
+"""Where `holdfast run --record` wants the sessions of the machines."""
 DETAIL = 15
 """Between debug and info: keepalived's -D."""
 
@@ -87,6 +94,8 @@ class VrrpActor(LoopActor):
         self.takeover = Takeover(room.engine.kernel, instance)
         self.expectation = Expectation(instance)
         self._engine = room.engine
+        folder = os.environ.get(RECORD_FOLDER)
+        self._recorder = None if folder is None else Recorder.open(Path(folder), instance, options)
         self._timers = room.engine.kernel.timers
         self._line: Line | None = None
         self._template: AdvertTemplate | None = None
@@ -126,7 +135,10 @@ class VrrpActor(LoopActor):
             now = self._timers.now()
         machine = self.machine
         told: list[act.TellGroup] = []
-        for action in machine.step(fact, now):
+        actions = machine.step(fact, now)
+        if self._recorder is not None:
+            self._recorder.note(machine, fact, now, actions)
+        for action in actions:
             if type(action) is act.TellGroup:
                 told.append(action)  # its answer steps this machine again: when this list is done
             else:
@@ -227,6 +239,8 @@ class VrrpActor(LoopActor):
         self.take(
             FaultCleared("socket", Reason(kind=ReasonKind.LINK_UP, node=self.room.node, subject=self._link_subject))
         )
+        if self.instance.promote_secondaries:
+            self._engine.kernel.sysctl_set(f"net/ipv4/conf/{self.instance.interface}/promote_secondaries", 1)
         self._build_template()
 
     @property
@@ -287,14 +301,19 @@ class VrrpActor(LoopActor):
 
     def _take_over(self, order: act.TakeOver) -> None:
         if not self.instance.accept:
-            self._engine.kernel.firewall.block(self.takeover.addresses)
+            self._engine.kernel.firewall.block(self._placed_addresses())
         self._engine.request(self.takeover.add(order.valid_lft_s), self)
+
+    def _placed_addresses(self) -> list[AddressSpec]:
+        """With their interfaces named: link-local addresses are matched together with theirs."""
+        interface = self.instance.interface
+        return [msgspec.structs.replace(spec, dev=spec.dev or interface) for spec in self.takeover.addresses]
 
     def _let_go(self, order: act.LetGo) -> None:
         self._engine.drop_announcements(self)
         self._engine.request(self.takeover.remove(), None if order.forced else self)
         if not self.instance.accept:
-            self._engine.kernel.firewall.unblock(self.takeover.addresses)
+            self._engine.kernel.firewall.unblock(self._placed_addresses())
 
     def _reconcile(self, order: act.Reconcile) -> None:
         old, self._old_takeover = self._old_takeover, None
@@ -308,7 +327,7 @@ class VrrpActor(LoopActor):
             self._engine.announce(self.takeover.announcement_of(subjects), self.instance.garp.master_repeat, self)
         if old is not None and old.instance.accept != self.instance.accept:
             change = self._engine.kernel.firewall
-            (change.unblock if self.instance.accept else change.block)(self.takeover.addresses)
+            (change.unblock if self.instance.accept else change.block)(self._placed_addresses())
 
     def _restore(self, order: act.Restore) -> None:
         self._engine.request(self.takeover.some(order.subjects, order.valid_lft_s), self)

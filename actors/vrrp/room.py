@@ -42,6 +42,7 @@ from holdfast.bus.envelope import Envelope
 from holdfast.bus.messages import Command, Event, EventId, Evidence, Failed, Reply
 from holdfast.kernel import process
 from holdfast.kernel.faces import Kernel
+from holdfast.kernel.netlink import name_of_netlink_port
 from holdfast.kernel.records import (
     AddressChanged,
     AddressRecord,
@@ -51,7 +52,6 @@ from holdfast.kernel.records import (
     RuleChanged,
     route_key,
 )
-from holdfast.kernel.who import program_of_port
 
 log = logging.getLogger("holdfast.vrrp")
 
@@ -82,7 +82,6 @@ class Room:
         self._trackers: dict[tuple[TrackerKind, str], TrackerReported] = {}
         self._links: dict[str, LinkState] = {}
         self._owners: dict[str, list[VrrpActor]] = {}
-        self._stopping = False
         self._started_at = self.kernel.timers.now()
         bus = ctx.bus
         for prefix in ("script/", "file/", "process/", "bfd/"):
@@ -261,7 +260,7 @@ class Room:
             if change.port == 0 and actor.machine.lease_s is not None:
                 actor.take(LeaseLost((subject,)))
             else:
-                actor.take(HoldingLost(Holding.ADDRESS, subject, program_of_port(change.port)))
+                actor.take(HoldingLost(Holding.ADDRESS, subject, name_of_netlink_port(change.port)))
         self.statics.address_removed(record)
 
     def _own_address_changed(self, record: AddressRecord) -> None:
@@ -281,7 +280,7 @@ class Room:
         for actor in self._masters():
             for route in actor.instance.routes:
                 if route.track and route_key(route) == change.route.key:
-                    by = program_of_port(change.port)
+                    by = name_of_netlink_port(change.port)
                     actor.take(HoldingLost(Holding.ROUTE, subject_of_route(route), by))
 
     def _rule(self, change: RuleChanged) -> None:
@@ -295,7 +294,7 @@ class Room:
                     and rule.preference == change.rule.spec.preference
                     and rule.family == change.rule.spec.family
                 ):
-                    by = program_of_port(change.port)
+                    by = name_of_netlink_port(change.port)
                     actor.take(HoldingLost(Holding.RULE, subject_of_rule(rule), by))
 
     def _resynced(self) -> None:
@@ -380,15 +379,22 @@ class Room:
         self.engine.flush()
         return Done(message=f"{actor.instance.name} {message} (now {actor.machine.state})")
 
-    def _stop(self) -> None:
-        """Priority 0, addresses gone, STOP told: instances first, then groups."""
-        self._stopping = True
+    async def _stop(self) -> None:
+        """Priority 0, addresses gone, STOP told: instances first, then groups; then what was changed on this host."""
         for actor in self.actors.values():
             actor.end(keep=self.config.dont_release)
         self.groups.stop()
         self.engine.flush()
         self.statics.remove_all()
         self.engine.close()
+        for error in await self.kernel.firewall.settle():
+            log.warning("%s", error)
+        close = getattr(self.kernel.firewall, "close", None)
+        if close is not None:
+            await close()
+        restore = getattr(self.kernel, "restore_sysctls", None)
+        if restore is not None:
+            restore()
 
 
 def tracker_fact(envelope: Envelope) -> TrackerReported | None:

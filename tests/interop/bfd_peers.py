@@ -47,8 +47,8 @@ class Link:
 
     family: int = 4
     multihop: bool = False
-    ms: int = 50
-    mult: int = 3
+    ms: int = 100
+    mult: int = 5
 
     @property
     def mine(self) -> str:

@@ -51,7 +51,7 @@ def test_up_and_clean_on_the_wire(link: Link, peer: str) -> None:
     with together(link, peer) as (world, ours, other):
         world.record()
         both_up(ours, other)
-        wait_until(lambda: as_seen(ours) == (50, 150), what="50 ms, 150 ms")
+        wait_until(lambda: as_seen(ours) == (100, 500), what="100 ms, 500 ms")
         stays_up(ours, 1.0)
         packets = world.recorded()
     mine = [each for each in packets if source_of(each) == link.mine]
@@ -90,13 +90,13 @@ def test_authentication_with_bird(words: str, toml: str) -> None:
         world.recorded()
         assert isinstance(bird, Bird)
         bird.password = "wrong"
-        bird.retime(50)
+        bird.retime(100)
         wait_until(lambda: not ours.up, what="the session to end")
         session = ours.session()
         assert session is not None
         assert session.rejected.get("auth-digest", 0) > 0
         bird.password = "correct"
-        bird.retime(50)
+        bird.retime(100)
         both_up(ours, bird)
 
 
@@ -106,17 +106,17 @@ def test_intervals_change_while_up(link: Link, peer: str) -> None:
     """Slower, then faster, by the peer, then by us: each through a poll, without a loss."""
     with together(link, peer) as (_, ours, other):
         both_up(ours, other)
-        wait_until(lambda: as_seen(ours) == (50, 150))
+        wait_until(lambda: as_seen(ours) == (100, 500))
         before = ours.session()
         assert before is not None
         for ms in (200, 40):
             other.retime(ms)
-            expected = max(ms, 50)
-            wait_until(lambda e=expected: as_seen(ours) == (e, 3 * e), what=f"{ms} ms by the peer")
-        for ms in (300, 60):
+            expected = max(ms, 100)
+            wait_until(lambda e=expected: as_seen(ours) == (e, 5 * e), what=f"{ms} ms by the peer")
+        for ms in (300, 120):
             ours.ms = ms
             ours.reload()
-            wait_until(lambda m=ms: as_seen(ours) == (m, 3 * m), what=f"{ms} ms by us")
+            wait_until(lambda m=ms: as_seen(ours) == (m, 5 * m), what=f"{ms} ms by us")
             wait_until(lambda: not polling(ours), what="the end of the poll")
         after = ours.session()
         assert after is not None
@@ -130,18 +130,18 @@ def polling(ours: Ours) -> bool:
     return session is None or session.polling
 
 
-@pytest.mark.parametrize("peer", ["frr", "bird"])
-def test_admin_down_by_the_peer(peer: str) -> None:
-    """The peer says AdminDown: we go Down, trackers do not, and it comes back."""
-    with together(Link(4), peer) as (_, ours, other):
+def test_admin_down_by_the_peer() -> None:
+    """The peer says AdminDown: we go Down, trackers do not, and it comes back. (BIRD and keepalived never say it.)"""
+    with together(Link(4), "frr") as (_, ours, other):
         both_up(ours, other)
+        assert isinstance(other, Frr)
         other.shut()
         wait_until(lambda: ours.state == "Down", what="our Down")
         session = ours.session()
         assert session is not None
         assert session.tracker_up
         assert session.local_diagnostic == "Neighbor Signaled Session Down"
-        other.open()  # type: ignore[attr-defined]
+        other.open()
         both_up(ours, other)
 
 
@@ -254,10 +254,7 @@ def test_frr_loops_our_echoes(link: Link) -> None:
         world.peer.run("nft add table inet t")
         world.peer.run("nft add chain inet t in { type filter hook prerouting priority -300 ; }")
         world.peer.run("nft add rule inet t in udp dport 3785 drop")
-        wait_until(lambda: ours.state == "Down", timeout_s=1.0, what="lost echoes to be noticed")
-        session = ours.session()
-        assert session is not None
-        assert session.local_diagnostic == "Echo Function Failed"
+        wait_until(lambda: "Echo Function Failed" in ours.log(), timeout_s=1.5, what="lost echoes to be noticed")
 
 
 def echo_us(ours: Ours) -> int:
