@@ -1,9 +1,11 @@
-"""A kernel filter by source address for a UDP socket, as a classic BPF program.
+"""A kernel filter by source address and hop limit for a UDP socket, as a classic BPF program.
 
 A service that knows its peers (BFD) lets the kernel drop everyone else's packets before they take a place in the
 receive queue: no flood of a stranger can push a peer's packet out. The addresses become a binary tree of comparisons,
 so that 600 ranges cost about ten instructions a packet. IPv6 addresses are told apart by their last four bytes: the
 filter keeps the queue free, the exact comparison is the reader's.
+
+The hop limit is part of it because IP_MINTTL, which sounds like it, is heeded for TCP only.
 """
 
 from __future__ import annotations
@@ -16,13 +18,15 @@ RANGES_MAX: Final = 600
 """Six instructions a range, and the kernel takes 4096."""
 
 _LOAD_WORD: Final = 0x20
+_LOAD_BYTE: Final = 0x30
 _JUMP: Final = 0x05
 _JUMP_GREATER_EQUAL: Final = 0x35
 _RETURN: Final = 0x06
 _NETWORK_HEADER: Final = 0xFFF00000
 """SKF_NET_OFF: offsets from here count from the IP header."""
 _ACCEPT: Final = 0xFFFF
-_SOURCE_AT: Final = {4: 12, 16: 20}
+_FIELDS: Final = {4: (8, 12), 6: (7, 20)}
+"""Where an IP header has its hop limit and the last four bytes of its source."""
 
 
 def ranges_of(addresses: Iterable[bytes], limit: int = RANGES_MAX) -> list[tuple[int, int]]:
@@ -51,16 +55,26 @@ def ranges_of(addresses: Iterable[bytes], limit: int = RANGES_MAX) -> list[tuple
     return merged
 
 
-def source_filter(addresses: Iterable[bytes]) -> bytes:
-    """The program that accepts packets from these addresses (packed, of one family). None: accepts nothing."""
-    listed = list(addresses)
-    if not listed:
-        return _instruction(_RETURN, 0, 0, 0)
+def source_filter(family: int, addresses: Iterable[bytes] | None, least_hop_limit: int = 0) -> bytes:
+    """The program that accepts packets from these addresses (packed) with this TTL or hop limit, or more.
+
+    family: 4 or 6. addresses None: whoever it is.
+    """
+    hop_limit_at, source_at = _FIELDS[family]
+    program = []
+    if least_hop_limit:
+        program = [
+            _instruction(_LOAD_BYTE, 0, 0, _NETWORK_HEADER + hop_limit_at),
+            _instruction(_JUMP_GREATER_EQUAL, 1, 0, least_hop_limit),
+            _instruction(_RETURN, 0, 0, 0),
+        ]
+    if addresses is None:
+        return b"".join([*program, _instruction(_RETURN, 0, 0, _ACCEPT)])
     flips: list[int] = []
-    for first, last in ranges_of(listed):
+    for first, last in ranges_of(addresses):
         flips += [first, last + 1]
-    load = _instruction(_LOAD_WORD, 0, 0, _NETWORK_HEADER + _SOURCE_AT[len(listed[0])])
-    return load + b"".join(_tree(flips, 0, len(flips)))
+    program.append(_instruction(_LOAD_WORD, 0, 0, _NETWORK_HEADER + source_at))
+    return b"".join(program + _tree(flips, 0, len(flips)))
 
 
 def _tree(flips: list[int], low: int, high: int) -> list[bytes]:

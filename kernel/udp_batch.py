@@ -34,12 +34,10 @@ _SO_ATTACH_FILTER: Final = 26
 _SO_DETACH_FILTER: Final = 27
 _IP_PKTINFO: Final = 8
 _IP_RECVTTL: Final = 12
-_IP_MINTTL: Final = 21
 _IPV6_RECVPKTINFO: Final = 49
 _IPV6_PKTINFO: Final = 50
 _IPV6_RECVHOPLIMIT: Final = 51
 _IPV6_HOPLIMIT: Final = 52
-_IPV6_MINHOPCOUNT: Final = 73
 _IPPROTO_UDP: Final = 17
 _INTERNETWORK_CONTROL: Final = 0xC0
 
@@ -402,13 +400,6 @@ class UdpReceiver:
                 return
             yield level, kind, at + _CONTROL_HEADER.size
             at += size + 7 & ~7
-
-    def require_hop_limit(self, least: int) -> None:
-        """The kernel drops what has a smaller TTL or hop limit; 0: nothing."""
-        if self._v6:
-            self.socket.setsockopt(socket.IPPROTO_IPV6, _IPV6_MINHOPCOUNT, least)
-        else:
-            self.socket.setsockopt(socket.IPPROTO_IP, _IP_MINTTL, least)
 
     def attach_filter(self, program: bytes | None) -> None:
         """A classic BPF program (see source_filter.py), None: none."""

@@ -29,7 +29,8 @@ from holdfast.actors.runtime.machine import Instant, S
 from holdfast.kernel.timers import monotonic
 from holdfast.kernel.udp_batch import UdpReceiver, attach_filter, checksum
 
-_CONTENT = struct.Struct("!4s8sII")
+_CONTENT = struct.Struct("!4s8sII12x")
+"""Padded to 32 bytes: FRR loops nothing shorter than an echo of its own."""
 _MAGIC = b"HfEc"
 _OUTGOING = 4
 _NEIGHBOR_LIFE = 10 * S

@@ -588,12 +588,12 @@ class Engine:
             floor = min(lane.spec.min_ttl for lane in port.lanes)
             if floor != port.floor:
                 port.floor = floor
-                port.receiver.require_hop_limit(floor)
                 for lane in port.lanes:
                     self._forget_known(lane)
             open_to_all = any(not lane.spec.check_source for lane in port.lanes)
-            program = None if open_to_all else source_filter(lane.spec.neighbor for lane in port.lanes)
-            port.receiver.attach_filter(program)
+            neighbors = None if open_to_all else {lane.spec.neighbor for lane in port.lanes}
+            family = 4 if key[0] == socket.AF_INET else 6
+            port.receiver.attach_filter(source_filter(family, neighbors, floor))
         self._filters_stale.clear()
 
     def _authenticate(self, lane: Lane) -> None:
