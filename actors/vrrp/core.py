@@ -290,6 +290,9 @@ class VrrpCore:
         return not self.released
 
     def _initial_wait(self) -> Duration:
+        """Members of a sync group begin as what the group can be: MASTER only if all of them are owners."""
+        if self.options.group is not None and not self.options.group_owner:
+            return self._down
         if self.instance.priority == OWNER:
             return Duration(_AT_ONCE)
         if self.instance.wants_master and self.options.quick_start:

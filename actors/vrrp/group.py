@@ -114,6 +114,8 @@ class GroupMachine:
                 return self._order_fault(fact, now)
             case Wish.WELL:
                 self._faulty.discard(member)
+                if self.state is VrrpState.INIT:
+                    return self._begin(fact, now)
                 return self._leave_fault(fact, now)
             case Wish.LOWER_PRIORITY_HEARD:
                 return [Tell(other, GroupAnnounce(self.name)) for other in self.members if other != member]

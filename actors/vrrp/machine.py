@@ -262,7 +262,11 @@ class VrrpMachine(Election):
         own = self._tracking.own_faults
         if self.state is VrrpState.FAULT:
             if not self._tracking.faults:
-                return [*actions, *self._leave_fault(reason, causes, now)]
+                left = self._leave_fault(reason, causes, now)
+                if was_own and self.options.group is not None:
+                    # The group had not begun yet, so it has not ordered a fault of its own.
+                    left.append(TellGroup(Wish.WELL, reason, causes))
+                return [*actions, *left]
             if self.options.group is not None and own != was_own:
                 return [*actions, TellGroup(Wish.FAULT if own else Wish.WELL, reason, causes)]
         return actions or NOTHING
@@ -332,6 +336,7 @@ class VrrpMachine(Election):
         reported count as good."""
         renamed = fact.instance.name != self.instance.name
         was_own = self._tracking.own_faults
+        joins = fact.options.group is not None and fact.options.group != self.options.group
         addresses_before = narration.address_texts(self.instance)
         before = self._down
         follows = self._master_interval == self._interval
@@ -366,7 +371,15 @@ class VrrpMachine(Election):
             actions.append(self._publish_state(self.state, fact.causes))
         if self.state is VrrpState.INIT:
             return [*actions, *self._begin(reason, fact.causes, now)]
+        if joins:
+            actions.append(TellGroup(self._standing(), reason, fact.causes))
         return self._faults_changed(was_own, reason, fact.causes, now, actions)
+
+    def _standing(self) -> Wish:
+        """What a sync group that is joined by a reload must know."""
+        if self.state is VrrpState.MASTER:
+            return Wish.IS_MASTER
+        return Wish.FAULT if self._tracking.own_faults else Wish.READY
 
     def _stop(self, fact: Stop, now: Instant) -> list[Action]:
         """The end: priority 0 if MASTER, everything gone, then STOP is told. keep leaves the addresses and is silent

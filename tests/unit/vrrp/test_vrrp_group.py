@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
-from vrrp_words import HIGHER, LOWER, advert, evidence, fresh, reason, tell
+import pytest
+from vrrp_words import HIGHER, LOWER, advert, fresh, reason, tell
 
 from holdfast.actors.runtime.machine import Action, Deadline, Fact, Instant, S
 from holdfast.actors.vrrp import actions as act
@@ -13,6 +12,7 @@ from holdfast.actors.vrrp.config import Tracked, Tracks
 from holdfast.actors.vrrp.facts import (
     LinkChanged,
     OperatorRelease,
+    Reconfigured,
     Restored,
     Start,
     Stop,
@@ -115,6 +115,46 @@ def test_a_faulty_member_starts_all_in_fault() -> None:
     pair.at(0, "A", Start())
     lines = pair.at(0, "B", Start())
     assert lines == ["B let go of leftovers", "B FAULT: link-down", "A FAULT: sync-group", "G group FAULT: sync-group"]
+
+
+def test_a_fault_that_is_over_before_all_have_started() -> None:
+    pair = Pair()
+    pair.at(0, "A", LinkChanged("eth0", up=False))
+    pair.at(0, "A", Start())
+    assert pair.states() == ("FAULT", "INIT", "INIT")
+    pair.at(1, "A", LinkChanged("eth0", up=True))
+    pair.at(1, "B", Start())
+    assert pair.states() == ("BACKUP", "BACKUP", "BACKUP")
+    pair.until(6)
+    assert pair.states() == ("MASTER", "MASTER", "MASTER")
+
+
+@pytest.mark.parametrize("fault", [False, True])
+def test_instances_that_a_reload_puts_into_a_group(fault: bool) -> None:
+    """One is MASTER already, the other not: a group is MASTER together or not at all."""
+    pair = Pair()
+    alone = MachineOptions(node="lb1", lease=LeaseMode.OFF)
+    for name, priority in (("A", 100), ("B", 50)):
+        pair.machines[name] = fresh(alone, name=name, priority=priority).machine
+    pair.start()
+    pair.until(3.7)
+    assert pair.states() == ("MASTER", "BACKUP", "INIT")
+    if fault:
+        pair.at(3.7, "B", LinkChanged("eth0", up=False))
+    for name, machine in pair.machines.items():
+        options = MachineOptions(node="lb1", group="G", lease=LeaseMode.OFF)
+        pair.at(3.75, name, Reconfigured(machine.instance, options))
+    expected = "FAULT" if fault else "BACKUP"
+    assert pair.states() == (expected, expected, expected)
+    pair.until(20)
+    assert pair.states() == (("FAULT",) * 3 if fault else ("MASTER",) * 3)
+
+
+def test_an_instance_that_leaves_a_group_leaves_its_fault() -> None:
+    pair = masters()
+    pair.at(8.1, "A", LinkChanged("eth0", up=False))
+    alone = MachineOptions(node="lb1", lease=LeaseMode.OFF)
+    assert pair.at(9, "B", Reconfigured(pair.machines["B"].instance, alone)) == ["B BACKUP: reload"]
 
 
 def test_nobody_begins_before_the_scripts_of_all_have_run() -> None:
@@ -288,19 +328,20 @@ def test_strangers_are_not_heard() -> None:
     assert GroupMachine("G", ("A",)).step(MemberWish("X", Wish.FAULT, reason()), Instant(0)) == []
 
 
-def test_a_group_of_owners_goes_together() -> None:
-    pair = Pair(priority=255, wants_master=True)
-    pair.machines["A"] = fresh(
-        MachineOptions(node="lb1", group="G", lease=LeaseMode.OFF), name="A", priority=255, wants_master=True
-    ).machine
+def test_a_group_of_owners_goes_together_at_once() -> None:
+    pair = Pair()
+    options = MachineOptions(node="lb1", group="G", group_owner=True, lease=LeaseMode.OFF)
+    for name in ("A", "B"):
+        pair.machines[name] = fresh(options, name=name, priority=255, wants_master=True).machine
     pair.start()
     pair.until(0.01)
     assert pair.states() == ("MASTER", "MASTER", "MASTER")
 
 
-def test_evidence_helper_reads_a_transition() -> None:
-    m = fresh()
-    m.at(0, Start())
-    assert evidence(m)["priority"] == 100
-    checks: list[Callable[[], bool]] = [lambda: m.machine.state is VrrpState.BACKUP]
-    assert all(check() for check in checks)
+def test_state_master_is_no_hint_in_a_group_of_others() -> None:
+    """An owner among others waits with them, its whole master-down time."""
+    pair = Pair(priority=255, wants_master=True)
+    pair.start()
+    assert pair.machines["B"].deadline == 3 * S + S // 256
+    pair.until(4)
+    assert pair.states() == ("MASTER", "MASTER", "MASTER")
