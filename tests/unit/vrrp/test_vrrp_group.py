@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
-import pytest
-from vrrp_words import HIGHER, LOWER, advert, fresh, reason, tell
+import heapq
 
-from holdfast.actors.runtime.machine import Action, Deadline, Fact, Instant, S
-from holdfast.actors.vrrp import actions as act
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from vrrp_pair import Pair
+from vrrp_words import HIGHER, LOWER, advert, fresh, reason
+
+from holdfast.actors.runtime.machine import Deadline, Fact, Instant, S
 from holdfast.actors.vrrp.actions import Wish
 from holdfast.actors.vrrp.config import Tracked, Tracks
 from holdfast.actors.vrrp.facts import (
+    AdvertReceived,
     LinkChanged,
     OperatorRelease,
+    OperatorResume,
     Reconfigured,
     Restored,
     Start,
@@ -20,67 +26,9 @@ from holdfast.actors.vrrp.facts import (
     TrackerReported,
 )
 from holdfast.actors.vrrp.group import GroupMachine, GroupReconfigured, GroupStop, MemberWish, Tell
-from holdfast.actors.vrrp.machine import VrrpMachine
 from holdfast.actors.vrrp.messages import VrrpState
 from holdfast.actors.vrrp.options import LeaseMode, MachineOptions
 from holdfast.bus.messages import ReasonKind
-
-
-class Pair:
-    """Two members and their group, wired as the shell wires them. lines: `who what`, in order."""
-
-    def __init__(self, **fields: object) -> None:
-        options = MachineOptions(node="lb1", group="G", lease=LeaseMode.OFF)
-        self.machines: dict[str, VrrpMachine] = {}
-        for name, more in (("A", {}), ("B", fields)):
-            self.machines[name] = fresh(options, name=name, **more).machine
-        self.group = GroupMachine("G", ("A", "B"), "lb1")
-        self.now = Instant(0)
-        self.lines: list[str] = []
-
-    def at(self, seconds: float, member: str, fact: Fact) -> list[str]:
-        self.now = Instant(round(seconds * S))
-        self.lines = []
-        self._step(member, fact)
-        return self.lines
-
-    def start(self) -> None:
-        for name in self.machines:
-            self.at(0, name, Start())
-
-    def until(self, seconds: float) -> list[str]:
-        """Keeps every deadline up to then; returns what was told, with its instant."""
-        lines: list[str] = []
-        while True:
-            due = [(m.deadline, name) for name, m in self.machines.items() if m.deadline is not None]
-            if not due or min(due)[0] > seconds * S:
-                self.now = Instant(round(seconds * S))
-                return lines
-            at, name = min(due)
-            lines += [f"{at / S:g} {line}" for line in self.at(at / S, name, Deadline())]
-
-    def group_step(self, fact: Fact) -> list[str]:
-        self.lines = []
-        self._carry_out("G", self.group.step(fact, self.now))
-        return self.lines
-
-    def _step(self, member: str, fact: Fact) -> None:
-        self._carry_out(member, list(self.machines[member].step(fact, self.now)))
-
-    def _carry_out(self, who: str, actions: list[Action]) -> None:
-        for action in actions:
-            match action:
-                case act.TellGroup(wish=wish, reason=why, causes=causes):
-                    self._carry_out("G", self.group.step(MemberWish(who, wish, why, causes), self.now))
-                case Tell(member=member, fact=fact):
-                    self._step(member, fact)
-                case _:
-                    line = tell(action)
-                    if line is not None:
-                        self.lines.append(f"{who} {line}")
-
-    def states(self) -> tuple[str, str, str]:
-        return (self.machines["A"].state.value, self.machines["B"].state.value, self.group.state.value)
 
 
 def started(**fields: object) -> Pair:
@@ -345,3 +293,113 @@ def test_state_master_is_no_hint_in_a_group_of_others() -> None:
     assert pair.machines["B"].deadline == 3 * S + S // 256
     pair.until(4)
     assert pair.states() == ("MASTER", "MASTER", "MASTER")
+
+
+class Routers:
+    """Two pairs on two links: A speaks to A, B to B, with a millisecond of delay."""
+
+    def __init__(self, priorities: tuple[int, int]) -> None:
+        self.now = Instant(0)
+        self.priorities = priorities
+        self.broken: set[str] = set()
+        self.queue: list[tuple[int, int, int, str, AdvertReceived]] = []
+        self.pairs: list[Pair] = []
+        for number in (0, 1):
+            self.pairs.append(self._pair(number))
+        for pair in self.pairs:
+            pair.start()
+
+    def _pair(self, number: int) -> Pair:
+        pair = Pair(common={"priority": self.priorities[number]})
+        pair.now = self.now
+        source = f"192.0.2.{10 + number}"
+        pair.address(source)
+        pair.send = lambda member, priority: self._send(number, member, advert(priority, source))
+        return pair
+
+    def _send(self, number: int, member: str, packet: AdvertReceived) -> None:
+        if member not in self.broken:
+            entry = (self.pairs[number].now + 1_000_000, len(self.queue), 1 - number, member, packet)
+            heapq.heappush(self.queue, entry)
+
+    def restart(self, number: int) -> None:
+        """The host comes up anew."""
+        self.pairs[number] = self._pair(number)
+        self.pairs[number].start(self.now / S)
+
+    def tell(self, number: int, member: str, fact: Fact) -> None:
+        self.pairs[number].at_instant(self.now, member, fact)
+        self._together()
+
+    def run(self, seconds: float) -> None:
+        end = self.now + round(seconds * S)
+        while True:
+            due = [(pair.due[0], number) for number, pair in enumerate(self.pairs) if pair.due is not None]
+            at, number = min(due) if due else (end + 1, 0)
+            if self.queue and self.queue[0][0] <= min(at, end):
+                at, _, number, member, packet = heapq.heappop(self.queue)
+                self.now = Instant(at)
+                self.pairs[number].at_instant(self.now, member, packet)
+            elif at <= end:
+                pair = self.pairs[number]
+                assert pair.due is not None
+                self.now = Instant(max(at, self.now))
+                pair.at_instant(self.now, pair.due[1], Deadline())
+            else:
+                self.now = Instant(end)
+                return
+            self._together()
+
+    def _together(self) -> None:
+        for pair in self.pairs:
+            masters = [machine.state is VrrpState.MASTER for machine in pair.machines.values()]
+            assert all(masters) or not any(masters), pair.states()
+
+
+EVENTS = st.tuples(
+    st.floats(0, 8), st.sampled_from(("down", "up", "cut", "mend", "restart", "release", "resume")), st.integers(0, 3)
+)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(EVENTS, max_size=12), st.sampled_from(((200, 100), (100, 200), (100, 100))))
+def test_members_are_master_together_or_not_at_all(
+    events: list[tuple[float, str, int]], priorities: tuple[int, int]
+) -> None:
+    """Whatever happens to links, hosts and operators; and once all is well one router has both."""
+    routers = Routers(priorities)
+    for after, what, which in events:
+        routers.run(after)
+        number, member = which // 2, "AB"[which % 2]
+        match what:
+            case "down" | "up":
+                routers.tell(number, member, LinkChanged("eth0", up=what == "up"))
+            case "cut":
+                routers.broken.add(member)
+            case "mend":
+                routers.broken.clear()
+            case "restart":
+                routers.restart(number)
+            case "release" | "resume":
+                for each in ("A", "B"):
+                    routers.tell(number, each, OperatorRelease() if what == "release" else OperatorResume())
+    routers.broken.clear()
+    for number in (0, 1):
+        for member in ("A", "B"):
+            routers.tell(number, member, LinkChanged("eth0", up=True))
+            routers.tell(number, member, OperatorResume())
+    routers.run(16)
+    masters = [number for number, pair in enumerate(routers.pairs) if pair.is_master]
+    assert len(masters) == 1, [pair.states() for pair in routers.pairs]
+    if priorities[0] != priorities[1]:
+        assert priorities[masters[0]] == 200
+
+
+def test_a_released_group_hands_over_in_a_skew_time() -> None:
+    routers = Routers((200, 100))
+    routers.run(10)
+    assert routers.pairs[0].is_master
+    for member in ("A", "B"):
+        routers.tell(0, member, OperatorRelease())
+    routers.run(0.62)
+    assert routers.pairs[1].is_master
