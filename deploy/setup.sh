@@ -23,6 +23,7 @@ case "${1:-}" in
     test)
         "$0" run
         want keepalived keepalived
+        want tcpdump tcpdump
         want tshark tshark
         want bird bird2
         want /usr/lib/frr/bfdd frr
