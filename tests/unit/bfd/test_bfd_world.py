@@ -27,7 +27,6 @@ def test_they_come_up_within_three_seconds(seed: int) -> None:
 
 @pytest.mark.parametrize("seed", range(5))
 def test_they_come_up_on_a_bad_wire_too(seed: int) -> None:
-    assert world(seed, loss=0.3).run(60).right.machine.tracker_up or True
     assert any(change.new is State.UP for _, change in world(seed, loss=0.3).run(60).left.changes)
 
 
@@ -148,11 +147,11 @@ def test_one_passive_end_comes_up() -> None:
     assert World(1, config(passive=True), config()).start().run(4).states == BOTH_UP
 
 
-INTERVALS = st.sampled_from([3.3, 10.0, 50.0, 300.0, 1000.0])
+INTERVALS = st.sampled_from([20.0, 50.0, 300.0, 1000.0])
 CONFIGS = st.builds(config, tx_ms=INTERVALS, rx_ms=INTERVALS, mult=st.integers(1, 5))
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(
     seed=st.integers(0, 10_000),
     left=CONFIGS,
@@ -197,7 +196,7 @@ def test_whatever_happens_they_end_up(seed: int, left: SessionConfig, right: Ses
     w.cut, w.loss = False, 0.0
     w.left.tell(Enabled())
     # The slowest session here detects within 5 s; then come the one-second packets.
-    w.run(25)
+    w.run(16)
     assert w.states == BOTH_UP
     assert not w.left.machine.polling
     assert not w.right.machine.polling
