@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import socket
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -184,6 +185,19 @@ def address(word: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
     try:
         return ipaddress.ip_address(word) if "%" not in word else None
     except ValueError:
+        return None
+
+
+def host_address(word: str) -> tuple[str, int] | None:
+    """An IP address in its usual form, and its family; a prefix length behind it is ignored, as keepalived does for
+    servers. None: it is none. Large configurations have tens of thousands of these."""
+    text = word.partition("/")[0]
+    try:
+        if ":" not in text:
+            socket.inet_pton(socket.AF_INET, text)
+            return text, 4
+        return socket.inet_ntop(socket.AF_INET6, socket.inet_pton(socket.AF_INET6, text)), 6
+    except (OSError, UnicodeError, ValueError):
         return None
 
 

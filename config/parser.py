@@ -13,7 +13,7 @@ from holdfast.config.diagnostics import Severity
 from holdfast.config.kinds import Block
 from holdfast.config.source import Line
 from holdfast.config.table import Draft, Keyword, Tables, index
-from holdfast.config.text import first_brace, split_plain
+from holdfast.config.text import first_brace, plain_brace, split_plain
 
 MOST_SUGGESTIONS = 200
 
@@ -56,7 +56,7 @@ class Parser:
             level = self._stack[-1]
             opens = False
             if "{" in text or "}" in text:
-                at = first_brace(text)
+                at = first_brace(text) if not line.plain else plain_brace(text)
                 if at == 0:
                     if len(text) > 1:
                         source.push(line.cut(1))
@@ -70,7 +70,10 @@ class Parser:
                     opens = at == len(text) - 1 and text[at] == "{"
                     if not opens:
                         source.push(line.cut(at))
-                    line = line.cut(0, at)
+                    if line.spans is None:
+                        line.text = text[:at].rstrip()
+                    else:
+                        line = line.cut(0, at)
             if not level.opened:
                 level.opened = True
                 context.error(line, f"'{level.path.rpartition('/')[2]}' has no '{{'", "'{' behind the keyword")
@@ -78,7 +81,7 @@ class Parser:
                 if opens:
                     self._open(level, line)
                 continue
-            self._keyword(level, split_plain(line.text), line, opens)
+            self._keyword(level, line.text.split() if line.plain else split_plain(line.text), line, opens)
         self._end()
 
     def _keyword(self, level: _Level, items: list[str], line: Line, opens: bool) -> None:

@@ -32,10 +32,13 @@ _DEFINITION = re.compile(r"\$([A-Za-z_][A-Za-z0-9_]*)=")
 
 
 class Line:
-    """One line to be parsed. text: stripped. spans: where pieces of the text came from, as (index in text, column);
-    a negative column is that of a definition's use: all characters of the piece stand there."""
+    """One line to be parsed. text: stripped. column: of its first character; 0: not counted yet, `raw` has it.
 
-    __slots__ = ("column", "file", "number", "spans", "text")
+    plain: no quotes, nothing to expand. spans: where pieces of the text came from, as (index in text, column); a
+    negative column is that of a definition's use: all characters of the piece stand there.
+    """
+
+    __slots__ = ("column", "file", "number", "plain", "raw", "spans", "text")
 
     def __init__(
         self, text: str, file: str, number: int, column: int, spans: tuple[tuple[int, int], ...] | None = None
@@ -45,9 +48,13 @@ class Line:
         self.number = number
         self.column = column
         self.spans = spans
+        self.raw = ""
+        self.plain = False
 
     def column_at(self, index: int) -> int:
         """The column, from 1, of the character at `index`."""
+        if not self.column:
+            self.column = len(self.raw) - len(self.raw.lstrip(BLANKS)) + 1
         column = self.column + index
         for start, at in self.spans or ():
             if start > index:
@@ -65,7 +72,9 @@ class Line:
         start += len(piece) - len(piece.lstrip(BLANKS))
         text = piece.strip(BLANKS)
         if self.spans is None:
-            return Line(text, self.file, self.number, self.column + start)
+            line = Line(text, self.file, self.number, self.column_at(start))
+            line.plain = self.plain
+            return line
         spans = [
             (max(at - start, 0), column if column < 0 or at >= start else column + start - at)
             for at, column in self.spans
@@ -188,7 +197,10 @@ class Source:
     def next_line(self) -> Line | None:
         """The next line with text, or None at the end."""
         while (line := self._next_unprocessed()) is not None:
+            if line.plain:
+                return line
             if SPECIAL.search(line.text) is None and not line.text.startswith("include"):
+                line.plain = True
                 return line
             if (ready := self._process(line)) is not None:
                 return ready
@@ -200,7 +212,7 @@ class Source:
         while stack:
             top = stack[-1]
             if isinstance(top, _OpenFile):
-                if not self._open or self._open[-1] is not top:
+                if top.next == 0:
                     self._open.append(top)
                 line = self._next_of_file(top)
                 if line is not None:
@@ -223,23 +235,27 @@ class Source:
         """The next line with text of one file, or None at its end."""
         lines = file.lines
         index = file.next
+        search = SPECIAL.search
         end = len(lines)
         while index < end:
             raw = lines[index]
             index += 1
             if len(raw) > MOST_LINE_BYTES // 4 and not self._fits(raw, file.name, index):
                 continue
-            if SPECIAL.search(raw) is None:
-                text = raw.strip(BLANKS)
+            if search(raw) is None:
+                text = raw.strip()
                 if text:
                     file.next = index
-                    return Line(text, file.name, index, len(raw) - len(raw.lstrip(BLANKS)) + 1)
+                    line = Line(text, file.name, index, 0)
+                    line.raw = raw
+                    line.plain = not text.startswith("include")
+                    return line
                 continue
             line = self._without_comment(raw, file.name, index)
             if line.text:
                 file.next = index
                 return line
-        file.next = index
+        file.next = max(index, 1)
         return None
 
     def _without_comment(self, raw: str, name: str, number: int) -> Line:
@@ -249,8 +265,9 @@ class Source:
             place = Position(name, number, len(raw) + 1)
             self.diagnostics.add(place, Severity.NOTE, "a NUL byte ends this line", "remove it")
         text, closed = strip_comment(raw)
-        if text.rstrip(BLANKS).endswith("\\"):
-            text = text.rstrip(BLANKS)[:-1].rstrip(BLANKS) + "\\"
+        if raw.rstrip(BLANKS).endswith("\\"):
+            # A backslash at the end counts even behind a comment, and blanks before it do not.
+            text = text.rstrip(BLANKS).removesuffix("\\").rstrip(BLANKS) + "\\"
         if not closed:
             place = Position(name, number, text.rindex('"') + 1)
             self.diagnostics.add(place, Severity.ERROR, f"unterminated quote in '{text.strip()}'", 'close it with "')
@@ -320,11 +337,27 @@ class Source:
         lines = [body]
         while lines[-1].text.endswith("\\"):
             lines[-1] = lines[-1].cut(0, len(lines[-1].text) - 1)
-            following = self._next_unprocessed()
-            if following is None:
+            following = self._next_of_body()
+            if following is None or not following.text:
                 break
+            if include.read_include(following.text) is not None:
+                hint = "keepalived 2.2.7 ends the definition here"
+                self.diagnostics.add(following.position(), Severity.WARNING, "an include inside a definition", hint)
             lines.append(following)
         self.definitions.set(name, tuple(line.text for line in lines))
+
+    def _next_of_body(self) -> Line | None:
+        """The next line of a definition's body; one without text ends it."""
+        top = self._stack[-1] if self._stack else None
+        if not isinstance(top, _OpenFile):
+            return self._next_unprocessed()
+        if top.next >= len(top.lines):
+            return None
+        raw = top.lines[top.next]
+        top.next += 1
+        if not self._fits(raw, top.name, top.next):
+            return None
+        return self._without_comment(raw, top.name, top.next)
 
     def _generate(self, line: Line) -> None:
         """`~SEQ`, `~SEQx`, `~LST`: the lines come one after the other, with their variables set."""

@@ -79,7 +79,7 @@ class Keyword:
     deprecated: what to write instead; loud: keepalived 2.2.7 complains of it too, which makes its verdict 5.
     """
 
-    __slots__ = ("deprecated", "doc", "field", "kind", "loud", "name", "newer", "status")
+    __slots__ = ("deprecated", "doc", "field", "kind", "loud", "name", "newer", "plain", "status")
 
     def __init__(
         self,
@@ -101,11 +101,8 @@ class Keyword:
         self.newer = newer
         self.deprecated = deprecated
         self.loud = loud
-
-    @property
-    def plain(self) -> bool:
-        """Whether there is nothing to say about its use."""
-        return not self.newer and not self.deprecated and self.status is Status.ACTED
+        # Whether there is nothing to say about its use.
+        self.plain = not newer and not deprecated and status is not Status.ACCEPTED
 
 
 class Row(msgspec.Struct, frozen=True, kw_only=True):

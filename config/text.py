@@ -40,6 +40,12 @@ def first_brace(text: str) -> int:
     return -1
 
 
+def plain_brace(text: str) -> int:
+    """As `first_brace`, of a text without quotes."""
+    opening, closing = text.find("{"), text.find("}")
+    return opening if closing < 0 or 0 <= opening < closing else closing
+
+
 def strip_comment(text: str) -> tuple[str, bool]:
     """The line without its comment, and whether its quotes are closed. `\\#` and `\\!` become plain characters."""
     if '"' not in text and "\\" not in text:
@@ -129,6 +135,8 @@ def _escape(text: str, index: int) -> tuple[str, int]:
 
 def integer(text: str) -> int | None:
     """A whole number in decimal (`+5`; `010` is ten; nothing at all is 0), or None."""
+    if text.isdigit() and len(text) < 20 and text.isascii():
+        return int(text)
     text = text.lstrip(BLANKS)
     if not text:
         return 0
@@ -137,6 +145,8 @@ def integer(text: str) -> int | None:
 
 def decimal(text: str, places: int) -> int | None:
     """A number without sign as an integer of 10**-places units, or None (also for more decimal places than that)."""
+    if text.isdigit() and len(text) < 20 and text.isascii():
+        return int(text) * int(10**places)
     match = _DECIMAL.match(text.lstrip(BLANKS))
     if match is None or len(text) > MOST_DIGITS:
         return None

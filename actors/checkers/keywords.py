@@ -12,7 +12,7 @@ from collections.abc import Callable
 from holdfast.actors.checkers import build
 from holdfast.config.context import Context, Words
 from holdfast.config.global_defs import RequiredWord, User
-from holdfast.config.kinds import Block, Bool, Command, Custom, Flag, Integer, Time, Value, Word, address
+from holdfast.config.kinds import Block, Bool, Command, Custom, Flag, Integer, Time, Value, Word, host_address
 from holdfast.config.table import Draft, Keyword, Kind, Room, Status
 from holdfast.config.text import integer, split_plain
 from holdfast.config.values import Script
@@ -37,11 +37,11 @@ class IpAddress(Value):
     def read(self, words: Words, index: int = 1) -> str | None:
         """The address as text, or None after a complaint."""
         word = words.word(index)
-        ip = address(word.partition("/")[0])
+        ip = host_address(word)
         if ip is None:
             words.error(f"'{words.items[0]}' cannot be '{word}': ignored", "an IP address", index=index)
             return None
-        return str(ip)
+        return ip[0]
 
 
 def _bind_address(words: Words, draft: Draft) -> None:

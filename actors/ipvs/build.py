@@ -100,7 +100,8 @@ class _Builder:
         if self.group is not None:
             number = self.numbers.get(self.group, 0)
             self.numbers[self.group] = number + 1
-        if draft.get("forwarding") is None and any(not server.has("forwarding") for server in drafts):
+        sorry = draft.has("sorry_server") and not draft.has("sorry_forwarding")
+        if not draft.has("forwarding") and (sorry or any(not server.has("forwarding") for server in drafts)):
             self.error("no lvs_method: NAT taken", "lvs_method NAT|DR|TUN")
         scheduler = draft.get("scheduler")
         if scheduler is None:

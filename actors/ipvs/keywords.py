@@ -15,7 +15,7 @@ from holdfast.actors.ipvs import build
 from holdfast.actors.ipvs.config import Forwarding, GroupMember, LvsTimeouts, SyncDaemon
 from holdfast.config.context import Context, Words
 from holdfast.config.global_defs import RequiredWord
-from holdfast.config.kinds import Block, Bool, Choice, Command, Custom, Flag, Integer, Time, address
+from holdfast.config.kinds import Block, Bool, Choice, Command, Custom, Flag, Integer, Time, address, host_address
 from holdfast.config.table import Draft, Keyword, Room, Status
 from holdfast.config.text import integer
 
@@ -38,11 +38,6 @@ def read_port(words: Words, index: int, low: int = 1) -> int | None:
     return port if port is not None and low <= port <= 65535 and "-" not in words.items[index] else None
 
 
-def _server_address(words: Words, index: int) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
-    """An address; a prefix length behind it is ignored, as keepalived does."""
-    return address(words.word(index).partition("/")[0])
-
-
 # -- virtual_server ----------------------------------------------------------------------------------------------------
 
 
@@ -59,13 +54,13 @@ def _open_service(words: Words, parent: Draft) -> Draft | None:
     elif first == "group":
         draft.values |= {"kind": "group", "group": words.word(2)}
     else:
-        ip = _server_address(words, 1)
+        ip = host_address(words.word())
         port = read_port(words, 2)
         if ip is None or port is None:
             given = " ".join(words.items[1:3])
             words.error(f"'{given}': virtual_server skipped", "ADDRESS [1..65535], fwmark N or group NAME", index=1)
             return None
-        draft.values |= {"kind": "address", "address": str(ip), "port": port, "family": ip.version}
+        draft.values |= {"kind": "address", "address": ip[0], "port": port, "family": ip[1]}
     words.context.root.values.setdefault("virtual_servers", []).append(draft)
     return draft
 
@@ -212,12 +207,12 @@ def _notify(words: Words, draft: Draft) -> None:
 
 
 def _sorry_server(words: Words, draft: Draft) -> None:
-    ip = _server_address(words, 1)
+    ip = host_address(words.word())
     port = read_port(words, 2, 0)
     if ip is None or port is None:
         words.error(f"'{' '.join(words.items[1:3])}' is no sorry_server: ignored", "ADDRESS [PORT]", index=1)
         return
-    draft.put("sorry_server", (str(ip), port), words.line)
+    draft.put("sorry_server", (ip[0], port), words.line)
 
 
 def _sorry_inhibit(words: Words, draft: Draft) -> None:
@@ -238,13 +233,13 @@ def _sorry_method(words: Words, draft: Draft) -> None:
 
 
 def _open_server(words: Words, service: Draft) -> Draft | None:
-    ip = _server_address(words, 1)
+    ip = host_address(words.word())
     port = read_port(words, 2, 0)
     if ip is None or port is None:
         words.error(f"'{' '.join(words.items[1:3])}': real_server skipped", "ADDRESS [PORT]", index=1)
         return None
     draft = Draft(words.line, words.items[1], service)
-    draft.values = {"address": str(ip), "port": port, "family": ip.version}
+    draft.values = {"address": ip[0], "port": port, "family": ip[1]}
     service.append("servers", draft)
     return draft
 

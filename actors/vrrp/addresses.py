@@ -32,7 +32,7 @@ def parse_prefixed(words: Words, index: int) -> tuple[IpAddress, int] | None:
     bits = parsed.max_prefixlen
     if not slash:
         return parsed, bits
-    number = integer(prefix) if prefix else None
+    number = integer(prefix) if prefix else bits
     if number is None or not 0 <= number <= bits:
         words.error(f"'{word}' has no valid prefix length: {bits} taken", f"0..{bits}", index=index)
         return parsed, bits

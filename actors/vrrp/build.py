@@ -62,7 +62,7 @@ class _Vrids:
     def __init__(self, context: Context) -> None:
         self._context = context
         self._multicast: dict[tuple[object, ...], str] = {}
-        self._peers: dict[tuple[object, ...], str] = {}
+        self._peers: dict[tuple[object, ...], list[tuple[str | None, str]]] = {}
 
     def accept(self, instance: VrrpInstance, draft: Draft) -> bool:
         """Whether the instance can be used beside those before it."""
@@ -73,11 +73,14 @@ class _Vrids:
                 return True
             self._complain(draft, instance, other, "dropped")
             return False
-        # Unicast instances may share a VRID when they have no peer in common.
+        # Unicast instances may share a VRID when they have no peer in common, or different sources.
         for peer in instance.peers:
-            other = self._peers.setdefault((*key, instance.source, peer.address), instance.name)
-            if other != instance.name:
-                self._complain(draft, instance, other, f"with peer {peer.address}")
+            others = self._peers.setdefault((*key, peer.address), [])
+            for source, other in others:
+                if other != instance.name and (instance.source is None or source in (None, instance.source)):
+                    self._complain(draft, instance, other, f"with peer {peer.address}")
+                    break
+            others.append((instance.source, instance.name))
         return True
 
     def _complain(self, draft: Draft, instance: VrrpInstance, other: str, what: str) -> None:

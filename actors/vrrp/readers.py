@@ -207,7 +207,9 @@ def read_state(words: Words, draft: Draft) -> None:
     word = words.word()
     if word not in ("MASTER", "BACKUP"):
         words.error(f"'{word}' is no state: BACKUP taken", "MASTER or BACKUP", index=1)
-    elif word == "MASTER" or draft.get("state") != "MASTER":
+    elif word == "BACKUP" and draft.get("state") == "MASTER":
+        words.error("state was MASTER before: BACKUP ignored", "one state", index=1)
+    else:
         draft.put("state", word, words.line)
 
 

@@ -21,14 +21,18 @@ _INT32 = (1 << 31) - 1
 
 
 class WeightAndDirection(Kind):
-    """WEIGHT [reverse], for the thing itself."""
+    """WEIGHT [reverse], for the thing itself. once: the first one counts."""
 
-    def __init__(self, limit: int) -> None:
+    def __init__(self, limit: int, *, once: bool = False) -> None:
         self.limit = limit
+        self.once = once
         self.shape = f"-{limit}..{limit} [reverse]"
 
     def take(self, words: Words, keyword: Keyword, draft: Draft) -> None:
         """Fills `weight` with (weight, reverse?)."""
+        if self.once and draft.has("weight"):
+            words.error(f"the weight of '{draft.name}' is given twice: ignored", "one weight", index=0)
+            return
         number = Integer(-self.limit, self.limit).read(words)
         reverse = len(words) > 2 and words.items[2] == "reverse"
         if len(words) > 2 and not reverse:
@@ -115,7 +119,10 @@ def _init_file(words: Words, draft: Draft) -> None:
 
 
 def _path(words: Words, draft: Draft) -> None:
-    """The file; the whole word, quoted when it has blanks."""
+    """The file; the whole word, quoted when it has blanks. The first one counts."""
+    if draft.has("path"):
+        words.error(f"the file of '{draft.name}' is given twice: ignored", "one file", index=0)
+        return
     draft.put("path", words.word(), words.line)
 
 
@@ -141,13 +148,16 @@ def _close_file(draft: Draft, context: Context) -> None:
 
 _FILE = (
     Keyword("file", Custom(_path, "PATH"), "the file that has the number"),
-    Keyword("weight", WeightAndDirection(254), "factor of the number; 0: FAULT unless it is 0"),
+    Keyword("weight", WeightAndDirection(254, once=True), "factor of the number; 0: FAULT unless it is 0"),
     Keyword("init_file", Custom(_init_file, "[VALUE] [overwrite]"), "creates it at the start"),
 )
 
 
 def _process(words: Words, draft: Draft) -> None:
-    """`process PATH [ARGUMENTS]`; in quotes or not."""
+    """`process PATH [ARGUMENTS]`; in quotes or not. The first one counts."""
+    if draft.has("path"):
+        words.error(f"the process of '{draft.name}' is given twice: ignored", "one process", index=0)
+        return
     try:
         items = split_shell_like(words.line.text)[1:]
         if len(items) == 1:
@@ -184,7 +194,7 @@ def _close_process(draft: Draft, context: Context) -> None:
 _PROCESS = (
     Keyword("process", Custom(_process, "PATH [ARGUMENTS]"), "the process that must run"),
     Keyword("param_match", Choice(("initial", "partial")), "how its arguments are compared"),
-    Keyword("weight", WeightAndDirection(254), "what it adds to the priority; 0: FAULT without it"),
+    Keyword("weight", WeightAndDirection(254, once=True), "what it adds to the priority; 0: FAULT without it"),
     Keyword("quorum", Integer(1, 65535), "how many must run"),
     Keyword("quorum_max", Integer(0, 65535), "how many may run"),
     Keyword("delay", Custom(_delay, "0.000001..3600 s"), "how long a change must last"),
