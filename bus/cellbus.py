@@ -10,18 +10,20 @@ from collections import deque
 from collections.abc import Sequence
 from pathlib import Path
 
+import msgspec
+
 from holdfast.bus import rundir, topics
-from holdfast.bus.base import Caller, Handler, RequestTimeout, Server, UnknownMessage
-from holdfast.bus.codec import Forgotten
+from holdfast.bus.base import Caller, Handler, RequestTimeout, Server, SourceLost, UnknownMessage
+from holdfast.bus.codec import Forgotten, decode_command, decode_reply, encode, tag_of
 from holdfast.bus.counters import BusCounters, Counters
-from holdfast.bus.envelope import FRAME_BYTES_MAX, Envelope, pack
+from holdfast.bus.envelope import FRAME_BYTES_MAX, Envelope, Frame, envelope_of, pack
 from holdfast.bus.hub import Hub, HubSubscription
 from holdfast.bus.messages import Command, Event, EventId, Failed, Reply
 from holdfast.bus.publisher import Publisher
-from holdfast.bus.server import CommandServer
+from holdfast.bus.server import CommandServer, Foreign
 from holdfast.bus.sockets import end_context, new_context
 from holdfast.bus.store import Left, RetainedStore, read_left
-from holdfast.bus.wire import Hello
+from holdfast.bus.wire import Answer, Hello, Request
 
 log = logging.getLogger(__name__)
 
@@ -84,7 +86,14 @@ class CellBus:
         publisher.seq += 1
         name = EventId(self.node, self.cell, self.epoch, publisher.seq)
         envelope = Envelope(
-            topic, name, time.time_ns(), time.monotonic_ns(), tuple(causes), event, self.store.count(topic)
+            topic,
+            name,
+            time.time_ns(),
+            time.monotonic_ns(),
+            tuple(causes),
+            event,
+            self.store.count(topic),
+            retain=retain,
         )
         frame = pack(envelope, retain=retain)
         self.counters.published += 1
@@ -105,10 +114,82 @@ class CellBus:
 
     def _forget_topic(self, topic: str) -> None:
         if self.store.drop(topic):
-            _, subject, aspect = topics.split(topic)
-            self.publish(subject, aspect, Forgotten(), retain=False)
+            node, subject, aspect = topics.split(topic)
+            if node == self.node:
+                self.publish(subject, aspect, Forgotten(), retain=False)
+            else:
+                now = (time.time_ns(), time.monotonic_ns())
+                name = EventId(self.node, self.cell, self.epoch, self._publisher.seq + 1)
+                gone = Envelope(topic, name, *now, (), Forgotten(), retain=False)
+                self._send_relayed(gone, pack(gone, retain=False))
             # Who comes later knows nothing of it, and who was there forgot it with this event.
             self.store.counts.pop(topic, None)
+
+    def relay(self, topic: str, frame: Frame) -> Envelope:
+        """Publishes another node's event under its own name, as it came. Returns it. Raises BadFrame.
+
+        Its number under the topic is this cell's own, so that followers of this cell miss nothing unnoticed.
+        """
+        envelope = envelope_of(topic, frame)
+        if envelope.gone:
+            self._forget_topic(topic)
+            return envelope
+        count = self.store.count(topic)
+        envelope = msgspec.structs.replace(envelope, count=count)
+        via = EventId(self.node, self.cell, self.epoch, self._publisher.seq + 1)
+        self._send_relayed(envelope, encode(msgspec.structs.replace(frame, n=count, via=via)))
+        return envelope
+
+    def _send_relayed(self, envelope: Envelope, frame: bytes) -> None:
+        self._publisher.seq += 1
+        self.counters.published += 1
+        if not self._closed:
+            self._publisher.send(envelope.topic.encode("utf-8"), frame)
+        if envelope.retain:
+            self.store.put(envelope, frame)
+        self._locally(envelope)
+
+    def relayed(self, node: str) -> dict[str, Envelope]:
+        """What is retained of another node's events, by topic."""
+        beginning = topics.quote(node) + "/"
+        return {topic: each for topic, each in self.store.entries.items() if topic.startswith(beginning)}
+
+    def relayed_nodes(self) -> set[str]:
+        """The other nodes of which something is retained."""
+        return {topics.split(topic)[0] for topic in self.store.entries} - {self.node}
+
+    def forget_relayed(self, topic: str) -> None:
+        """As `forget`, for another node's topic."""
+        self._forget_topic(topic)
+
+    def serve_foreign(self, foreign: Foreign) -> None:
+        """`foreign` takes the commands for other nodes: this cell is the gateway."""
+        self._server.foreign = foreign
+
+    async def forward(self, request: Request, caller: Caller, *, timeout_s: float) -> Answer:
+        """Has a command from outside answered by whoever serves it on this node.
+
+        caller: who asks, with his role. Raises RequestTimeout, SourceLost, UnknownMessage, BadFrame.
+        """
+        if self._server.server_of(request.subject) is None:
+            draft = msgspec.structs.replace(request, to="", node=caller.node, cell=caller.cell, role=caller.role)
+            return await self.hub.forward(draft, timeout_s)
+        command = decode_command(request.type, bytes(request.body))
+        if command is None:
+            raise UnknownMessage(f"unknown command {request.type}"[:200])
+        reply = await self._served_here(request.subject, command, caller, timeout_s)
+        body = msgspec.Raw(encode(reply))
+        seq = self._publisher.seq
+        return Answer(
+            id=request.id,
+            op="reply",
+            node=self.node,
+            cell=self.cell,
+            epoch=self.epoch,
+            seq=seq,
+            type=tag_of(reply),
+            body=body,
+        )
 
     def retained(self, prefix: str = "") -> list[Envelope]:
         """As Bus.retained."""
@@ -132,11 +213,41 @@ class CellBus:
     ) -> Reply:
         """As Bus.request."""
         to = "" if node is None or node == self.node else node
-        server = self._server.server_of(subject) if not to else None
-        if server is None:
+        if to and self._server.foreign is not None:
+            return await self._ask_elsewhere(subject, command, to, timeout_s)
+        if to or self._server.server_of(subject) is None:
             return await self.hub.request(subject, command, timeout_s=timeout_s, to=to, node=self.node, cell=self.cell)
+        return await self._served_here(subject, command, Caller(node=self.node, cell=self.cell), timeout_s)
+
+    async def _ask_elsewhere(self, subject: str, command: Command, to: str, timeout_s: float) -> Reply:
+        """This cell is the gateway itself: nobody else could hand the command on."""
+        assert self._server.foreign is not None
+        draft = Request(
+            id=0,
+            op="command",
+            node=self.node,
+            cell=self.cell,
+            to=to,
+            subject=subject,
+            type=tag_of(command),
+            body=msgspec.Raw(encode(command)),
+        )
+        waiting = self._server.foreign(draft, Caller(node=self.node, cell=self.cell))
+        if waiting is None:
+            raise SourceLost(f"no node {to} is known")
         try:
-            result = server(command, Caller(node=self.node, cell=self.cell))
+            answer = await asyncio.wait_for(waiting, timeout_s)
+        except TimeoutError:
+            raise RequestTimeout(f"{subject} on {to}: no answer in {timeout_s:g} s") from None
+        if answer.op != "reply":
+            raise UnknownMessage(answer.text or f"nobody serves {subject} on {to}")
+        return decode_reply(answer.type, bytes(answer.body))
+
+    async def _served_here(self, subject: str, command: Command, caller: Caller, timeout_s: float) -> Reply:
+        server = self._server.server_of(subject)
+        assert server is not None
+        try:
+            result = server(command, caller)
             if inspect.isawaitable(result):
                 result = await asyncio.wait_for(result, timeout_s)
         except TimeoutError:
@@ -151,8 +262,12 @@ class CellBus:
         return result
 
     def settle(self) -> int:
-        """Forgets what a former life retained and nobody has published again. Returns how many topics that were."""
-        topics_left = sorted(self.store.restored)
+        """Forgets what a former life retained and nobody has published again. Returns how many topics that were.
+
+        What other nodes said is theirs to take back: a gateway keeps it until it hears them again.
+        """
+        own = topics.quote(self.node) + "/"
+        topics_left = sorted(topic for topic in self.store.restored if topic.startswith(own))
         for topic in topics_left:
             self._forget_topic(topic)
         return len(topics_left)

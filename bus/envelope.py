@@ -32,7 +32,7 @@ FRAME_BYTES_MAX = 64 * 1024 * 1024
 class Envelope(msgspec.Struct, frozen=True):
     """What a handler gets. causes: what led to it. count: events under this topic so far (0: not from a bus).
 
-    stale: read from what a dead cell left behind.
+    stale: read from what a dead cell left behind. retain: it is the newest of its topic for whoever joins.
     """
 
     topic: str
@@ -43,6 +43,7 @@ class Envelope(msgspec.Struct, frozen=True):
     event: Event
     count: int = 0
     stale: bool = False
+    retain: bool = True
 
     @property
     def subject(self) -> str:
@@ -129,7 +130,9 @@ def unpack_topic(data: bytes) -> str:
 def envelope_of(topic: str, frame: Frame, *, stale: bool = False) -> Envelope:
     """The envelope of a frame, its event decoded. Raises BadFrame when the body does not fit its type."""
     event = decode_event(frame.type, bytes(frame.body))
-    return Envelope(topic, frame.id, frame.wall_ns, frame.mono_ns, tuple(frame.causes), event, frame.n, stale)
+    return Envelope(
+        topic, frame.id, frame.wall_ns, frame.mono_ns, tuple(frame.causes), event, frame.n, stale, frame.retain
+    )
 
 
 def unpack(topic: str, data: bytes) -> Envelope:

@@ -44,6 +44,11 @@ class HubSubscription:
         """Events that went by unseen, over all cells."""
         return self._missed_before + sum(view.missed for view in self.views.values())
 
+    @property
+    def stale(self) -> frozenset[str]:
+        """Cells of which something was heard and which are gone now: what they told stands, and may be old."""
+        return frozenset(name for name in self.views if not self._hub.sources[name].open)
+
     def matches(self, topic: str) -> bool:
         """Whether an event under this topic is for this handler."""
         return not self.closed and matches(self.prefix, topic)
@@ -208,7 +213,6 @@ class Hub:
 
         to: another node. node, cell: who asks. Raises RequestTimeout, SourceLost, UnknownMessage.
         """
-        deadline = self.loop.time() + timeout_s
         draft = Request(
             id=0,
             op="command",
@@ -219,7 +223,16 @@ class Hub:
             type=tag_of(command),
             body=msgspec.Raw(encode(command)),
         )
-        key = f"{to}/{subject}"
+        answer = await self.forward(draft, timeout_s)
+        try:
+            return decode_reply(answer.type, bytes(answer.body))
+        except BadFrame as error:
+            raise UnknownMessage(f"a reply that cannot be read: {error}") from None
+
+    async def forward(self, draft: Request, timeout_s: float) -> Answer:
+        """Asks as `request` does, and returns the answer as it came. draft: its id is not used."""
+        deadline = self.loop.time() + timeout_s
+        key = f"{draft.to}/{draft.subject}"
         likely = self._served_by.get(key)
         if likely is not None and likely in self._inodes:
             # Whoever served it may have died with the question: then its successor, or another, is asked.
@@ -227,7 +240,7 @@ class Hub:
                 return await self._broadcast(draft, [likely], deadline - self.loop.time(), key)
         return await self._broadcast(draft, self.cell_names(), deadline - self.loop.time(), key)
 
-    async def _broadcast(self, draft: Request, names: list[str], timeout_s: float, key: str) -> Reply:
+    async def _broadcast(self, draft: Request, names: list[str], timeout_s: float, key: str) -> Answer:
         done: asyncio.Future[Answer] = self.loop.create_future()
         waiting: dict[str, tuple[Channel, int]] = {}
         texts: list[str] = []
@@ -275,17 +288,13 @@ class Hub:
                 )
             raise UnknownMessage("; ".join(texts) or f"nobody serves {draft.subject}")
         try:
-            answer = await asyncio.wait_for(done, max(timeout_s, 0))
+            return await asyncio.wait_for(done, max(timeout_s, 0))
         except TimeoutError:
             silent = ", ".join(sorted(waiting))
             raise RequestTimeout(f"{draft.subject}: no answer in time from cell {silent}") from None
         finally:
             for channel, number in waiting.values():
                 channel.forget(number)
-        try:
-            return decode_reply(answer.type, bytes(answer.body))
-        except BadFrame as error:
-            raise UnknownMessage(f"a reply that cannot be read: {error}") from None
 
     def close(self) -> None:
         """Ends everything; open requests are lost."""

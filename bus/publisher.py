@@ -10,12 +10,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 import zmq
 
 from holdfast.bus.codec import encode
-from holdfast.bus.sockets import LoopSocket
+from holdfast.bus.sockets import LoopSocket, Tune
 from holdfast.bus.wire import BEAT, BYE, HARD_BYTES_MAX, SYNC, Hello
 
 QUEUE_EVENTS_MAX = 4096
@@ -42,14 +43,18 @@ def bind(socket: zmq.Socket[bytes], endpoint: str) -> None:
 
 
 class Publisher:
-    """Sends frames to whoever subscribed. hello(): how far this cell is, for control frames."""
+    """Sends frames to whoever subscribed. hello(): how far this cell is, for control frames.
+
+    endpoints: one, or several for the same stream. tune: keys and the like, set before binding.
+    """
 
     def __init__(
         self,
         loop: asyncio.AbstractEventLoop,
         context: zmq.Context[zmq.Socket[bytes]],
-        endpoint: str,
+        endpoints: str | Sequence[str],
         hello: Hello,
+        tune: Tune | None = None,
     ) -> None:
         self._loop = loop
         self._start = hello
@@ -61,7 +66,10 @@ class Publisher:
         socket.setsockopt(zmq.XPUB_VERBOSE, 1)
         # With NODROP a full queue is an error we can count; without it ZeroMQ drops in silence.
         socket.setsockopt(zmq.XPUB_NODROP, 1)
-        bind(socket, endpoint)
+        if tune is not None:
+            tune(socket)
+        for endpoint in (endpoints,) if isinstance(endpoints, str) else endpoints:
+            bind(socket, endpoint)
         self._socket = socket
         self._loop_socket = LoopSocket(loop, socket, self._subscribed)
         self._beat_timer = loop.call_later(BEAT_S, self._beat)
@@ -119,6 +127,11 @@ class Publisher:
         self._loop_socket.poke()
         self._beat_at = self._loop.time() + wait_s
         self._beat_timer = self._loop.call_later(wait_s, self._beat)
+
+    @property
+    def socket(self) -> zmq.Socket[bytes]:
+        """The socket itself, for a monitor."""
+        return self._socket
 
     def _subscribed(self, parts: list[zmq.Frame]) -> None:
         message = parts[0].bytes

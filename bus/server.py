@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Protocol
 
 import msgspec
 import zmq
@@ -14,7 +16,7 @@ from holdfast.bus.codec import BadFrame, decode_command, encode, tag_of
 from holdfast.bus.counters import Counters
 from holdfast.bus.messages import Failed, Reply
 from holdfast.bus.publisher import Publisher, bind
-from holdfast.bus.sockets import LoopSocket
+from holdfast.bus.sockets import LoopSocket, Tune
 from holdfast.bus.store import RetainedStore
 from holdfast.bus.wire import HARD_BYTES_MAX, SYNC, Answer, Request, decode_request, matches
 
@@ -29,20 +31,39 @@ COMMANDS_MAX = 256
 Foreign = Callable[[Request, Caller], Awaitable[Answer] | None]
 
 
+class Gate(Protocol):
+    """Who may ask what, where the socket is open to others than this host's operators."""
+
+    def caller(self, request: Request, frame: zmq.Frame) -> Caller | None:
+        """Who asks, by his key; None: he is not listened to now, and that has been counted."""
+
+    def refuses(self, request: Request, caller: Caller) -> str:
+        """Why he may not ask this; empty when he may."""
+
+
 class CommandServer:
-    """Answers requests of any number of clients. foreign: takes commands for other nodes (the gateway)."""
+    """Answers requests of any number of clients. foreign: takes commands for other nodes (the gateway).
+
+    endpoints: one, or several. tune: keys and the like, set before binding. gate: with one, nobody is an operator
+    by being able to connect, and all commands are `foreign`. request_bytes_max: whoever sends more is cut off.
+    """
 
     def __init__(
         self,
         loop: asyncio.AbstractEventLoop,
         context: zmq.Context[zmq.Socket[bytes]],
-        endpoint: str,
+        endpoints: str | Sequence[str],
         store: RetainedStore,
         counters: Counters,
+        *,
+        tune: Tune | None = None,
+        gate: Gate | None = None,
+        request_bytes_max: int = HARD_BYTES_MAX,
     ) -> None:
         self._loop = loop
         self._store = store
         self._counters = counters
+        self._gate = gate
         self.publisher: Publisher | None = None
         self.foreign: Foreign | None = None
         self.servers: dict[str, Server] = {}
@@ -50,10 +71,14 @@ class CommandServer:
         socket = context.socket(zmq.ROUTER)
         socket.setsockopt(zmq.SNDHWM, QUEUE_ANSWERS_MAX)
         socket.setsockopt(zmq.RCVHWM, QUEUE_ANSWERS_MAX)
-        socket.setsockopt(zmq.MAXMSGSIZE, HARD_BYTES_MAX)
+        socket.setsockopt(zmq.MAXMSGSIZE, request_bytes_max)
         # An answer for which there is no room is an error then instead of vanishing; the client's deadline asks anew.
         socket.setsockopt(zmq.ROUTER_MANDATORY, 1)
-        bind(socket, endpoint)
+        if tune is not None:
+            tune(socket)
+        for endpoint in (endpoints,) if isinstance(endpoints, str) else endpoints:
+            bind(socket, endpoint)
+        self.socket = socket
         self._socket = LoopSocket(loop, socket, self._received)
 
     def serve(self, subject: str, handler: Server) -> None:
@@ -72,19 +97,42 @@ class CommandServer:
             return
         self._counters.requests += 1
         route = [part.bytes for part in parts[:-1]]
+        caller = self._caller(request, parts[-1])
+        if caller is None:
+            return
+        if self._gate is not None:
+            refusal = self._gate.refuses(request, caller)
+            if refusal:
+                self._refuse(route, request, refusal)
+                return
         match request.op:
             case "snapshot":
                 self._snapshot(route, request)
             case "totals":
                 self._totals(route, request)
             case "missed":
-                self._counters.count_dropped(f"{request.node}/{request.cell}", request.missed)
+                self._counters.count_dropped(f"{caller.node}/{caller.cell}", request.missed)
             case "hello":
                 self._send(route, self._answer(request, "hello"))
             case "command":
-                self._command(route, request, _sender(parts[-1]))
+                self._command(route, request, caller, _sender(parts[-1]))
+            case "ping":
+                answer = self._answer(request, "pong", wall_ns=time.time_ns(), mono_ns=time.monotonic_ns())
+                self._send(route, answer)
             case other:
                 self._send(route, self._answer(request, "error", text=f"unknown op {other!r}"[:200]))
+
+    def _caller(self, request: Request, frame: zmq.Frame) -> Caller | None:
+        if self._gate is not None:
+            return self._gate.caller(request, frame)
+        role = request.role or "operator"
+        return Caller(node=request.node or self._store.node, cell=request.cell or _sender(frame), role=role)
+
+    def _refuse(self, route: list[bytes], request: Request, text: str) -> None:
+        if request.op == "command":
+            self._reply(route, request, Failed(code="forbidden", message=text))
+        else:
+            self._send(route, self._answer(request, "error", text=text))
 
     def _answer(self, request: Request, op: str, *, text: str = "", **fields: object) -> Answer:
         seq = self.publisher.seq if self.publisher is not None else 0
@@ -135,9 +183,11 @@ class CommandServer:
         """Who takes commands for `subject` here."""
         return self.servers.get(subject) or self.servers.get(subject.partition("/")[0])
 
-    def _command(self, route: list[bytes], request: Request, sender: str) -> None:
-        caller = Caller(node=request.node or self._store.node, cell=request.cell or sender)
-        if request.to and request.to != self._store.node:
+    def _command(self, route: list[bytes], request: Request, caller: Caller, sender: str) -> None:
+        if self._gate is not None or (request.to and request.to != self._store.node):
+            if len(self._tasks) >= COMMANDS_MAX:
+                self._reply(route, request, Failed(code="busy", message=f"{COMMANDS_MAX} commands are under way"))
+                return
             forwarded = self.foreign(request, caller) if self.foreign is not None else None
             if forwarded is None:
                 self._send(route, self._answer(request, "unserved"))

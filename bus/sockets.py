@@ -38,6 +38,8 @@ def end_context(context: zmq.Context[zmq.Socket[bytes]]) -> None:
 
 
 Receive = Callable[[list[zmq.Frame]], None]
+Tune = Callable[["zmq.Socket[bytes]"], None]
+"""Sets what a socket needs before it binds or connects, such as its keys."""
 
 
 class LoopSocket:

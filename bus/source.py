@@ -16,7 +16,7 @@ import zmq
 from holdfast.bus.codec import BadFrame, encode
 from holdfast.bus.counters import Counters
 from holdfast.bus.envelope import Envelope, envelope_of, unpack, unpack_frame, unpack_topic
-from holdfast.bus.sockets import LoopSocket
+from holdfast.bus.sockets import LoopSocket, Tune
 from holdfast.bus.view import View
 from holdfast.bus.wire import (
     BEAT,
@@ -51,7 +51,10 @@ def _tune(socket: zmq.Socket[bytes]) -> None:
 
 
 class Channel:
-    """Questions to one cell. An answer reaches the callback of its question; other answers are dropped."""
+    """Questions to one cell. An answer reaches the callback of its question; other answers are dropped.
+
+    tune: keys and the like, set before connecting.
+    """
 
     def __init__(
         self,
@@ -60,12 +63,15 @@ class Channel:
         name: str,
         endpoint: str,
         counters: Counters,
+        tune: Tune | None = None,
     ) -> None:
         self.name = name
         self._counters = counters
         self._waiting: dict[int, tuple[Callable[[Answer], None], Callable[[], None]]] = {}
         socket = context.socket(zmq.DEALER)
         _tune(socket)
+        if tune is not None:
+            tune(socket)
         socket.connect(endpoint)
         self._socket = LoopSocket(loop, socket, self._received)
 
@@ -128,6 +134,7 @@ class Source:
     """One other cell's events. Opened and closed as its socket file comes and goes; the views outlast that.
 
     changed(): it joined or was heard for the first time. reader: our node and cell, for reports of what was missed.
+    tune: what both sockets need before they connect.
     """
 
     def __init__(
@@ -138,8 +145,10 @@ class Source:
         counters: Counters,
         changed: Callable[[], None],
         reader: tuple[str, str] = ("", ""),
+        tune: Tune | None = None,
     ) -> None:
         self.name = name
+        self._tune = tune
         self._reader = reader
         self._unreported = 0
         self.hello: Hello | None = None
@@ -175,9 +184,11 @@ class Source:
     def connect(self, event_endpoint: str, command_endpoint: str) -> None:
         """The socket files are there (anew)."""
         self.disconnect()
-        self.channel = Channel(self._loop, self._context, self.name, command_endpoint, self._counters)
+        self.channel = Channel(self._loop, self._context, self.name, command_endpoint, self._counters, self._tune)
         socket = self._context.socket(zmq.SUB)
         _tune(socket)
+        if self._tune is not None:
+            self._tune(socket)
         for topic in (BEAT, BYE, *self._prefixes, self._token):
             socket.setsockopt(zmq.SUBSCRIBE, topic)
         socket.connect(event_endpoint)

@@ -47,12 +47,13 @@ class Hello(msgspec.Struct, frozen=True):
 
 
 class Request(msgspec.Struct, frozen=True, kw_only=True):
-    """What a client wants. op: `snapshot`, `totals`, `command`, `hello`, `missed` (a report, without an answer).
+    """What a client wants. op: `snapshot`, `totals`, `command`, `hello`, `ping`, `missed` (without an answer).
 
     id: chosen by the client, comes back. prefixes: `NODE/PREFIX`, `*/PREFIX` for every node. fence: a sync topic the
     client subscribed to; it is published at the same moment the snapshot is taken. node, cell: of the client, in its
     own words. to: the node the command is for, empty for the one that hears it. type and body: of the command.
-    missed: how many events of this publisher the client did not get since its last report.
+    missed: how many events of this publisher the client did not get since its last report. role: what the client may
+    do, when a gateway hands its command on; over the network what the client's key stands for counts alone.
     """
 
     id: int
@@ -67,13 +68,15 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
     type: str = ""
     body: msgspec.Raw = msgspec.field(default_factory=_nil)
     missed: int = 0
+    role: str = ""
 
 
 class Answer(msgspec.Struct, frozen=True, kw_only=True):
-    """What comes back. op: `part` of a snapshot, `totals`, `reply`, `unserved`, `hello`, `error`.
+    """What comes back. op: `part` of a snapshot, `totals`, `reply`, `unserved`, `hello`, `pong`, `error`.
 
     epoch and seq: of the publisher at that moment. events: (topic, frame). counts: topics under which more events
     have been than the frame of its retained one says. last: no more parts. totals: for each prefix, events so far.
+    wall_ns, mono_ns: the clocks at the moment of a `pong`.
     """
 
     id: int
@@ -90,6 +93,8 @@ class Answer(msgspec.Struct, frozen=True, kw_only=True):
     type: str = ""
     body: msgspec.Raw = msgspec.field(default_factory=_nil)
     text: str = ""
+    wall_ns: int = 0
+    mono_ns: int = 0
 
 
 _request = msgspec.msgpack.Decoder(Request)
