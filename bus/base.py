@@ -51,6 +51,10 @@ class Subscription(Protocol):
     def missed(self) -> int:
         """How many events went by unseen so far. What is retained was read again; what was not is lost."""
 
+    @property
+    def stale(self) -> frozenset[str]:
+        """Cells of which something was heard and which are gone now: what they told stands, and may be old."""
+
     def close(self) -> None:
         """No call of the handler after this."""
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from types import TracebackType
 
@@ -23,6 +23,7 @@ from holdfast.bus.hub import Hub, HubSubscription
 from holdfast.bus.messages import Command, Reply
 from holdfast.bus.sockets import end_context, new_context
 from holdfast.bus.source import request_id
+from holdfast.bus.store import envelopes, read_left
 from holdfast.bus.wire import Request, matches
 
 DEFAULT_RUN_DIR = Path("/run/holdfast")
@@ -111,6 +112,21 @@ class Client:
                     newest[topic] = envelope
         events = sorted(newest.values(), key=lambda each: (each.wall_ns, each.id.seq))
         return Snapshot(events, alive, silent)
+
+    def left_behind(self, alive: Iterable[str] = ()) -> list[Envelope]:
+        """What cells that are not in `alive` retained when they died, each event marked stale.
+
+        For explaining, never for showing what is: a clean stop leaves nothing, so this is the state of a daemon that
+        was killed, or of a cell that is being put back.
+        """
+        node = self.node
+        if node is None:
+            return []
+        found: list[Envelope] = []
+        for path in sorted((self.run_dir / "state").glob("*.log")):
+            if path.stem not in alive:
+                found += envelopes(read_left(path, node, path.stem))
+        return [msgspec.structs.replace(each, stale=True) for each in sorted(found, key=lambda each: each.wall_ns)]
 
     def request(self, subject: str, command: Command, *, timeout_s: float = 2.0, node: str | None = None) -> Reply:
         """As Bus.request. Raises RequestTimeout, SourceLost, UnknownMessage."""

@@ -57,7 +57,7 @@ class FakeNetwork:
 
 
 class FakeSubscription:
-    """A handler and its prefix; `missed` may be set by a test."""
+    """A handler and its prefix; `missed` and `stale` may be set by a test."""
 
     def __init__(self, bus: FakeBus, prefix: str, handler: Handler, node: str) -> None:
         self.bus = bus
@@ -65,6 +65,7 @@ class FakeSubscription:
         self.handler = handler
         self.node = node
         self.missed = 0
+        self.stale: frozenset[str] = frozenset()
         self.closed = False
 
     def matches(self, envelope: Envelope) -> bool:

@@ -13,6 +13,7 @@ import logging
 import os
 import socket
 import sys
+import time
 import traceback
 from collections.abc import Callable
 from pathlib import Path
@@ -161,7 +162,7 @@ class _Cell:
         # write to the pages shared with the supervisor.
         gc.freeze()
         gc.set_threshold(_GC_THRESHOLD, 20, 50)
-        self._tell(Orders("ready", number=self.number))
+        self._tell(Orders("ready", number=self.number, cpu_ms=time.process_time() * 1000))
         self._beat()
         self.bus.subscribe(f"slice/{quote(self.name)}", self._config_event)
         if self.bus.restored:

@@ -107,12 +107,13 @@ class Orders(msgspec.Struct, frozen=True):
     """Supervisor to cell over their socket pair, and back. Not on the bus.
 
     op: to the cell `stop`, `dump`, `statistics`; from it `ready`, `beat`, `applied`, `done`. removed: its things are
-    gone with it. grace_ms: how long to listen to others' last words first.
+    gone with it. grace_ms: how long to listen to others' last words first. cpu_ms: what getting ready cost.
     """
 
     op: str
     removed: bool = False
     grace_ms: int = 0
+    cpu_ms: float = 0.0
     path: str = ""
     number: int = 0
     text: str = ""

@@ -21,6 +21,7 @@ from pathlib import Path
 import msgspec
 
 from holdfast.actors.runtime import placement, process
+from holdfast.actors.runtime.catalogue import warm
 from holdfast.actors.runtime.cell import SETTINGS_ROOM, SETTINGS_SLICE, CellStart, Start, start_of
 from holdfast.actors.runtime.children import Backoff, Child
 from holdfast.actors.runtime.loading import LoadedConfig, Loader, load_apart
@@ -170,6 +171,7 @@ class Supervisor:
         rooms = {room for plan in plans.values() for room in plan.rooms}
         for room in sorted(rooms - set(self.options.starters)):
             start_of(room)
+            warm(room)
         with contextlib.suppress(ImportError):
             importlib.import_module("uvloop")
 
@@ -216,7 +218,13 @@ class Supervisor:
                     evidence={"start_s": round(start_ms / 1000, 6), "restarts": child.restarts},
                 )
                 self._tell_state(child, reason, start_ms=start_ms)
-                log.info("cell %s runs as pid %d after %.1f ms", child.name, child.pid, start_ms)
+                log.info(
+                    "cell %s runs as pid %d after %.1f ms (%.1f ms of processor time)",
+                    child.name,
+                    child.pid,
+                    start_ms,
+                    order.cpu_ms,
+                )
                 self._applied.set()
                 self._say_ready()
             case "applied":

@@ -6,10 +6,8 @@ Reads one JSON list a line from standard input, `[method, arguments...]`, and an
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import json
 import os
-import resource
 import sys
 import threading
 import time
@@ -108,8 +106,8 @@ class Child:
             "slow": counters.slow,
             "bad": counters.bad,
             "errors": counters.handler_errors,
-            "rss_kb": _rss_kb(),
-            "peak_kb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss,
+            "rss_kb": _status_kb("VmRSS"),
+            "peak_kb": _status_kb("VmHWM"),
         }
 
     def close(self, removed: bool = False) -> None:
@@ -117,10 +115,12 @@ class Child:
         self.loop.call_soon(self.loop.stop)
 
 
-def _rss_kb() -> int:
-    with contextlib.suppress(OSError, ValueError):
-        return int(Path("/proc/self/statm").read_text().split()[1]) * 4
-    return 0
+def _status_kb(name: str) -> int:
+    """Of this process since its exec (ru_maxrss would be inherited from the test runner)."""
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith(f"{name}:"):
+            return int(line.split()[1])
+    raise AssertionError(name)
 
 
 def main() -> None:

@@ -278,6 +278,12 @@ def test_a_dead_or_hung_cell_is_silent_in_a_snapshot(start: Start, run_dir: Path
     assert time.monotonic() - began < 3
     assert (snapshot.alive, snapshot.silent) == (["alive"], ["dead", "hung"])
     assert [each.subject for each in snapshot.events] == ["thing/alive"]
+    # What the others left is there for who wants to explain something, and says of itself that it is old.
+    left = client.left_behind(snapshot.alive)
+    assert {each.subject for each in left if each.stale} == {"thing/dead", "thing/hung", "cell/dead", "cell/hung"} & {
+        each.subject for each in left
+    }
+    assert {"thing/dead", "thing/hung"} <= {each.subject for each in left}
     os.kill(hung.pid, signal.SIGCONT)
 
 
@@ -389,6 +395,25 @@ async def test_a_cell_hears_itself_in_order_and_on_a_later_turn(run_dir: Path) -
     bus.publish("thing/a", "state", Told(value=11))
     await asyncio.sleep(0.01)
     assert seen[-1] == 10
+    bus.close()
+
+
+async def test_a_follower_knows_which_of_its_sources_are_gone(start: Start, run_dir: Path) -> None:
+    loop = asyncio.get_running_loop()
+    bus = CellBus(loop, run_dir, "n", "own")
+    heard = asyncio.Event()
+    subscription = bus.subscribe("thing/", lambda envelope: heard.set())
+    child = await loop.run_in_executor(None, start, "child")
+    await loop.run_in_executor(None, child.call, "publish", "thing/a", "state", 1, 2)
+    await asyncio.wait_for(heard.wait(), 10)
+    assert subscription.stale == frozenset()
+    child.kill()
+    for path in (run_dir / "bus").glob("child.*"):  # what the supervisor does
+        path.unlink()
+    async with asyncio.timeout(10):
+        while not subscription.stale:
+            await asyncio.sleep(0.01)
+    assert subscription.stale == {"child"}
     bus.close()
 
 
