@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import gc
 import json
 import logging
@@ -24,6 +25,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from multiprocessing.synchronize import Event
 from pathlib import Path
 from statistics import median
@@ -52,10 +54,15 @@ from holdfast.kernel.timers import DeadlineHeap
 PAGE = b"HTTP/1.0 200 OK\r\nContent-Type: text/html\r\nContent-Length: 1000\r\n\r\n" + b"x" * 1000
 
 
+connections = multiprocessing.Value("L", 0, lock=False)
+"""What the web server has accepted so far, plain and TLS."""
+
+
 class Web(asyncio.Protocol):
     """Answers whatever comes with PAGE and closes."""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        connections.value += 1
         self.transport = transport
 
     def data_received(self, data: bytes) -> None:
@@ -99,6 +106,23 @@ def free_ports() -> dict[str, int]:
             ports[kind] = sock.getsockname()[1]
     ports["tcp"] = ports["http"]
     return ports
+
+
+@contextlib.contextmanager
+def servers(folder: Path) -> Iterator[dict[str, int]]:
+    """The process with the servers, and their ports."""
+    command = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]
+    command += ["-keyout", str(folder / "cert.key"), "-out", str(folder / "cert.pem"), "-subj", "/CN=bench"]
+    subprocess.run(command, check=True, capture_output=True)
+    ports, ready = free_ports(), multiprocessing.Event()
+    server = multiprocessing.Process(target=serve, args=(folder, ports, ready), daemon=True)
+    server.start()
+    ready.wait(30)
+    try:
+        yield ports
+    finally:
+        server.terminate()
+        server.join()
 
 
 def check_of(kind: str, place: int, port: int, interval_s: float) -> Check:
@@ -227,15 +251,9 @@ def main() -> None:
     raise_descriptor_limit()
     logging.disable(logging.CRITICAL)
     figures: dict[str, dict[str, float]] = {}
-    with tempfile.TemporaryDirectory() as name:
+    with tempfile.TemporaryDirectory() as name, contextlib.ExitStack() as stack:
         folder = Path(name)
-        command = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]
-        command += ["-keyout", str(folder / "cert.key"), "-out", str(folder / "cert.pem"), "-subj", "/CN=bench"]
-        subprocess.run(command, check=True, capture_output=True)
-        ports, ready = free_ports(), multiprocessing.Event()
-        server = multiprocessing.Process(target=serve, args=(folder, ports, ready), daemon=True)
-        server.start()
-        ready.wait(10)
+        ports = stack.enter_context(servers(folder))
         run = uvloop.run if options.loop == "uvloop" else asyncio.run
         with silent_port() as dead_port:
             for kind in options.kinds.split(","):
@@ -249,7 +267,6 @@ def main() -> None:
                     rows.append(run(measure(checks, options.seconds, options.interval, place)))
                 figures[kind] = {key: median(row[key] for row in rows) for key in rows[0]}
                 print(kind, " ".join(f"{key}={value:.4g}" for key, value in figures[kind].items()), flush=True)
-        server.terminate()
     if options.json:
         Path(options.json).write_text(json.dumps(figures, indent=2))
     sys.stdout.flush()
