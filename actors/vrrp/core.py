@@ -193,6 +193,7 @@ class VrrpCore:
         self.master, self.master_priority = self.source, self.priority
         self.statistics.become_master += 1
         self._forget_waiting()
+        self._advert_at = now  # The time of our silence begins here, even if this advert should not leave.
         actions: list[Action] = [self._send(self.priority, now)]
         self._timer = Instant(now + self._interval)
         if self.lease_s is not None:
@@ -355,7 +356,7 @@ class VrrpCore:
     # ---- what is sent and told
 
     def _send(self, priority: int, now: Instant) -> SendAdvert:
-        self._advert_before = self._advert_at if self.state is VrrpState.MASTER else now
+        self._advert_before = self._advert_at
         self._advert_at = now
         self.statistics.advert_sent += 1
         return SendAdvert(priority)

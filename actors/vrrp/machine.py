@@ -193,6 +193,7 @@ class VrrpMachine(Election):
             self.state = VrrpState.MASTER
             self.since, self.reason = fact.since, fact.reason
             self.master = self.source
+            self._advert_at = fact.silent_since or now
             actions: list[Action] = [self._send(self.priority, now)]
             self._timer = Instant(now + self._interval)
             if self.lease_s is not None:

@@ -128,6 +128,17 @@ def test_a_master_that_nobody_can_hear_is_backup_in_time() -> None:
     assert m.machine.statistics.advert_sent == 1
 
 
+def test_the_first_advert_may_fail_too() -> None:
+    m = master(garp=QUIET)
+    start = m.now / S
+    assert m.say(AdvertFailed(105, "no buffers")) == ["trouble: stalled"]
+    assert m.until(start + 0.5) == [(round(start + 0.25, 6), ["advert 100"])]
+    m = fresh(garp=QUIET)
+    m.at(100, restored(silent_s=0.5))
+    m.say(AdvertFailed(105, "no buffers"))
+    assert m.until(100.3) == [(100.25, ["advert 100"])]
+
+
 def test_one_advert_that_fails_is_tried_again_soon_and_moves_nothing() -> None:
     m = master(LEASED, garp=QUIET)
     start = m.now / S
