@@ -11,27 +11,21 @@ import json
 import os
 import shutil
 import signal
-import socket
-import struct
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
 
 from netns import Lab, NetNs, wait_until
+from wire import NS, Seen, Wire
 
-__all__ = ["Lab", "NetNs", "wait_until"]
+__all__ = ["NS", "Lab", "NetNs", "Seen", "Wire", "wait_until"]
 
-SO_TIMESTAMPNS = 35
-PACKET_OUTGOING = 4
-NS = 1_000_000_000
 HOLDFAST = str(Path(sys.executable).parent / "holdfast")
 SEARCH = f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin"
 
@@ -142,74 +136,6 @@ def cpu_s(pids: Iterable[int]) -> float:
             with contextlib.suppress(OSError):
                 total += int(path.read_text().split()[0]) / 1e9
     return total
-
-
-@dataclass
-class Seen:
-    """One packet of interest. kind: advert or garp; what: VRID or address."""
-
-    at: int
-    kind: str
-    what: object
-    priority: int = -1
-
-
-class Wire:
-    """What the far end of a switch port sends: adverts and gratuitous ARPs, with the kernel's time stamps."""
-
-    def __init__(self, switch: NetNs, port: str) -> None:
-        with switch.enter():
-            self._socket = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(3))
-        self._socket.setsockopt(socket.SOL_SOCKET, 33, 16 << 20)
-        self._socket.setsockopt(socket.SOL_SOCKET, SO_TIMESTAMPNS, 1)
-        with switch.enter():
-            self._socket.bind((port, 3))
-        self._socket.settimeout(0.1)
-        self.seen: list[Seen] = []
-        self._open = True
-        self._thread = threading.Thread(target=self._read, daemon=True)
-        self._thread.start()
-
-    def _read(self) -> None:
-        while self._open:
-            try:
-                data, control, _, address = self._socket.recvmsg(256, 128)
-            except TimeoutError:
-                continue
-            except OSError:
-                return
-            if address[2] == PACKET_OUTGOING or not control:
-                continue
-            seconds, nanoseconds = struct.unpack("qq", control[0][2][:16])
-            found = parse(data)
-            if found is not None:
-                found.at = seconds * NS + nanoseconds
-                self.seen.append(found)
-
-    def adverts(self, since: int = 0, *, above: int = -1) -> list[Seen]:
-        """Adverts not older than `since` with a priority above `above`."""
-        return [each for each in self.seen if each.kind == "advert" and each.at >= since and each.priority > above]
-
-    def garps(self, since: int = 0) -> list[Seen]:
-        """Gratuitous ARPs not older than `since`."""
-        return [each for each in self.seen if each.kind == "garp" and each.at >= since]
-
-    def close(self) -> None:
-        """No more packets."""
-        self._open = False
-        self._thread.join(1)
-        self._socket.close()
-
-
-def parse(data: bytes) -> Seen | None:
-    """The advert or gratuitous ARP in a frame."""
-    kind = data[12:14]
-    if kind == b"\x08\x06" and data[28:32] == data[38:42]:
-        return Seen(0, "garp", socket.inet_ntoa(data[28:32]))
-    if kind == b"\x08\x00" and data[23] == 112:
-        start = 14 + (data[14] & 15) * 4
-        return Seen(0, "advert", data[start + 1], data[start + 2])
-    return None
 
 
 def summary(values: Sequence[float], unit: str = "") -> str:

@@ -18,12 +18,15 @@ from holdfast.cli.rooms import import_messages
 from holdfast.cli.views import bfd_view, cells_view, checks_view, lvs_view, render, vrrp_view
 from holdfast.cli.views.report import Report
 
+ANSWER_S = 2.0
+"""A cell that has not answered by then is dead, or as good as."""
+
 VIEWS = {"vrrp": vrrp_view, "cells": cells_view, "bfd": bfd_view, "lvs": lvs_view, "checks": checks_view}
 
 
 def collect(client: Client, names: list[str]) -> Report:
     """The answers of the wanted views; ends the command when no cell answers."""
-    cells = client.snapshot("cell/")
+    cells = client.snapshot("cell/", timeout_s=ANSWER_S)
     if not cells.alive:
         no_daemon(client.run_dir)
     report = Report(node=client.node or "", run_dir=str(client.run_dir))
