@@ -73,7 +73,7 @@ class Line:
         text = piece.strip(BLANKS)
         if self.spans is None:
             line = Line(text, self.file, self.number, self.column_at(start))
-            line.plain = self.plain
+            line.plain = self.plain and not text.startswith("include")
             return line
         spans = [
             (max(at - start, 0), column if column < 0 or at >= start else column + start - at)
@@ -319,6 +319,9 @@ class Source:
         if "$" in line.text:
             expanded = self._expand(line)
             if expanded is None:
+                return None
+            if expanded is not line and expanded.text[:1] in ("#", "!"):
+                self.diagnostics.add(line.position(), Severity.NOTE, "the line becomes a comment by its expansion")
                 return None
             line = expanded
         if not line.text or (line.text.startswith("include") and self._include(line)):

@@ -91,6 +91,8 @@ class _Builder:
         forwarding = self._forwarding()
         drafts = self._servers(forwarding)
         if not drafts:
+            if self.kind == "group" and draft.get("servers"):
+                return None
             self.error("no real_server: dropped", "real_server ADDRESS PORT { ... }")
             return None
         family = self._family(drafts)
@@ -160,6 +162,7 @@ class _Builder:
     def _servers(self, forwarding: Forwarding) -> list[Draft]:
         """The real servers whose family fits."""
         family = self.draft.get("family")
+        families = {member.family for member in self.members}
         kept: list[Draft] = []
         for server in self.draft.get("servers", ()):
             method = server.get("forwarding", forwarding).method
@@ -169,9 +172,25 @@ class _Builder:
                 elif server.get("family") != family:
                     text = f"real_server {server.get('address')} is not of the service's family: skipped"
                     self.error(text, f"an IPv{family} address, or lvs_method TUN", server.line)
+                    self._count_scripts(server)
                     continue
+            elif (
+                self.kind == "group" and method != "TUN" and 0 not in families and server.get("family") not in families
+            ):
+                text = (
+                    f"{self.label()}: real_server {server.get('address')} is of another family than the group: skipped"
+                )
+                self.context.report(Severity.NOTE, server.line, text, "the same family, or lvs_method TUN")
+                continue
             kept.append(server)
         return kept
+
+    def _count_scripts(self, server: Draft) -> None:
+        """The MISC_CHECKs of a server that is skipped count for script security."""
+        for check in server.get("checks", ()):
+            if check.has("script"):
+                line = check.line_of("script")
+                scripts.accept(self.context, check.get("script"), line, "MISC_CHECK", process="checkers")
 
     def _family(self, servers: list[Draft]) -> int:
         """The service's family: written, or of its members, or of the first server that is not tunnelled."""

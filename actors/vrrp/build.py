@@ -20,7 +20,7 @@ from holdfast.actors.vrrp.config import (
     VrrpInstance,
     VrrpRoom,
 )
-from holdfast.actors.vrrp.membership import GroupPlan, plan_groups
+from holdfast.actors.vrrp.membership import GroupPlan, VridRegister, plan_groups
 from holdfast.actors.vrrp.tracking import TRACKINGS, Entry, entries, own_weight, tracks
 from holdfast.config import scripts
 from holdfast.config.context import Context
@@ -39,7 +39,7 @@ def finish(context: Context) -> Mapping[str, msgspec.Struct]:
     """The slices of the VRRP room."""
     groups = plan_groups(context)
     instances: list[VrrpInstance] = []
-    vrids = _Vrids(context)
+    vrids = VridRegister(context)
     for draft in context.named("vrrp_instance").values():
         plan = next((group for group in groups if draft.name in group.members), None)
         instance = _Builder(context, draft, plan).build()
@@ -54,39 +54,6 @@ def finish(context: Context) -> Mapping[str, msgspec.Struct]:
         **_globals(context),
     )
     return {"room": room}
-
-
-class _Vrids:
-    """Finds VRIDs that are used twice on an interface, in a family and mode."""
-
-    def __init__(self, context: Context) -> None:
-        self._context = context
-        self._multicast: dict[tuple[object, ...], str] = {}
-        self._peers: dict[tuple[object, ...], list[tuple[str | None, str]]] = {}
-
-    def accept(self, instance: VrrpInstance, draft: Draft) -> bool:
-        """Whether the instance can be used beside those before it."""
-        key = (instance.vrid, instance.family, instance.interface)
-        if not instance.unicast:
-            other = self._multicast.setdefault((*key, instance.mcast_group), instance.name)
-            if other == instance.name:
-                return True
-            self._complain(draft, instance, other, "dropped")
-            return False
-        # Unicast instances may share a VRID when they have no peer in common, or different sources.
-        for peer in instance.peers:
-            others = self._peers.setdefault((*key, peer.address), [])
-            for source, other in others:
-                if other != instance.name and (instance.source is None or source in (None, instance.source)):
-                    self._complain(draft, instance, other, f"with peer {peer.address}")
-                    break
-            others.append((instance.source, instance.name))
-        return True
-
-    def _complain(self, draft: Draft, instance: VrrpInstance, other: str, what: str) -> None:
-        both = f"'{other}' and '{instance.name}' both use VRID {instance.vrid}"
-        text = f"{both} with IPv{instance.family} on {instance.interface}: {what}"
-        self._context.error(draft.line_of("vrid"), text, "another virtual_router_id", 1)
 
 
 class _Builder:

@@ -1,7 +1,8 @@
-"""Which instances a sync group has: known ones, each in one group only (keepalived.conf(5), "vrrp_sync_group")."""
+"""Which instances can be together: members of sync groups, and VRIDs on an interface (keepalived.conf(5))."""
 
 from __future__ import annotations
 
+from holdfast.actors.vrrp.config import VrrpInstance
 from holdfast.config.context import Context
 from holdfast.config.table import Draft
 
@@ -41,3 +42,36 @@ def plan_groups(context: Context) -> list[GroupPlan]:
             context.error(draft.line, text, "two or more")
         plans.append(GroupPlan(draft, tuple(members)))
     return plans
+
+
+class VridRegister:
+    """Finds VRIDs that are used twice on an interface, in a family and mode."""
+
+    def __init__(self, context: Context) -> None:
+        self._context = context
+        self._multicast: dict[tuple[object, ...], str] = {}
+        self._peers: dict[tuple[object, ...], list[tuple[str | None, str]]] = {}
+
+    def accept(self, instance: VrrpInstance, draft: Draft) -> bool:
+        """Whether the instance can be used beside those before it."""
+        key = (instance.vrid, instance.family, instance.interface)
+        if not instance.unicast:
+            other = self._multicast.setdefault((*key, instance.mcast_group), instance.name)
+            if other == instance.name:
+                return True
+            self._complain(draft, instance, other, "dropped")
+            return False
+        # Unicast instances may share a VRID when they have no peer in common, or different sources.
+        for peer in instance.peers:
+            others = self._peers.setdefault((*key, peer.address), [])
+            for source, other in others:
+                if other != instance.name and (instance.source is None or source in (None, instance.source)):
+                    self._complain(draft, instance, other, f"with peer {peer.address}")
+                    break
+            others.append((instance.source, instance.name))
+        return True
+
+    def _complain(self, draft: Draft, instance: VrrpInstance, other: str, what: str) -> None:
+        both = f"'{other}' and '{instance.name}' both use VRID {instance.vrid}"
+        text = f"{both} with IPv{instance.family} on {instance.interface}: {what}"
+        self._context.error(draft.line_of("vrid"), text, "another virtual_router_id", 1)

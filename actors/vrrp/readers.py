@@ -329,7 +329,8 @@ def link_delay(words: Words, draft: Draft) -> None:
 
 
 def linkbeat(words: Words, draft: Draft) -> None:
-    words.context.has_interface(words.items[0], words.line, "of linkbeat_interfaces", 0, severity=Severity.FATAL)
+    if not words.context.has_interface(words.items[0], words.line, "of linkbeat", 0, severity=Severity.FATAL):
+        return
     for index in range(1, len(words)):
         if words.items[index] not in ("MII", "ETHTOOL", "IOCTL"):
             hint = "MII, ETHTOOL or IOCTL"
