@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from holdfast.cli.views.report import Report
@@ -113,7 +114,9 @@ def _services(console: Console, services: list[dict[str, Any]]) -> None:
     for service in services:
         state = "[green]up[/green]" if service["up"] else "[red]no quorum[/red]"
         rate = str(service["counters"]["connections_per_s"])
-        table.add_row(f"{service['name']} {service['scheduler']}", state, str(service["weight_sum"]), "", "", rate, "")
+        table.add_row(
+            escape(f"{service['name']} {service['scheduler']}"), state, str(service["weight_sum"]), "", "", rate, ""
+        )
         for server in service["servers"]:
             up = "[green]up[/green]" if server["up"] else "[red]down[/red]"
             if server["draining"]:
@@ -124,13 +127,13 @@ def _services(console: Console, services: list[dict[str, Any]]) -> None:
                 f"{check['kind']} {check['text']} ({check['latency_us'] / 1000:.1f} ms)" for check in server["checks"]
             )
             table.add_row(
-                f"  {server['name']} {server['method']}",
+                escape(f"  {server['name']} {server['method']}"),
                 up,
                 str(server["effective_weight"]),
                 str(server["active_connections"]),
                 str(server["inactive_connections"]),
                 str(server["counters"]["connections_per_s"]),
-                checks,
+                escape(checks),
             )
     console.print()
     console.print(table)
@@ -141,7 +144,8 @@ def _checks(console: Console, checks: list[dict[str, Any]]) -> None:
     for each in checks:
         result = {True: "[green]up[/green]", False: "[red]down[/red]", None: "-"}[each["up"]]
         servers = ", ".join(sorted({target["real_server"] for target in each["targets"]}))
-        table.add_row(each["check"], result, f"{each['latency_us'] / 1000:.1f} ms", servers, each["text"])
+        latency = f"{each['latency_us'] / 1000:.1f} ms"
+        table.add_row(escape(each["check"]), result, latency, escape(servers), escape(each["text"]))
     console.print()
     console.print(table)
 
