@@ -139,10 +139,10 @@ class Engine:
         source_port = directory.new_source_port(None if saved is None else saved.source_port)
         machine = BfdMachine(spec.config, discriminator)
         lane = Lane(spec, machine, source_port, self._rows)
-        self._supersede(lane)
         self._authenticate(lane)
         self.lanes[spec.name] = lane
         self._enlist(lane, port)
+        self._supersede(lane)
         now = self._now()
         self._find_route(lane, now)
         if restored is None or restored.local_discriminator != discriminator:
