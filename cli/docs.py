@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import inspect
+import re
 import sys
 from pathlib import Path
 
 import msgspec
 
+from holdfast.actors.registry import compatibility_page
 from holdfast.bus.codec import COMMANDS, EVENTS, REPLIES
 from holdfast.bus.messages import ReasonKind
 from holdfast.cli.explain import PHRASES
@@ -24,7 +26,7 @@ def events_page() -> str:
         NOTE,
         "Every event travels under a topic `NODE/KIND/NAME/ASPECT` (see [bus.md](bus.md) for the wire). An event that is "
         "*retained* is given to whoever joins later. `holdfast schema` prints the same as JSON Schema, `holdfast tail` "
-        "shows the events live, `holdfast tail --json` for programs.\n",
+        "shows the events live, and `holdfast tail --json` does so for programs.\n",
         "## Why something happened: reasons\n",
         "Each transition carries a `reason`: `kind` (below), the `node` and `subject` it speaks of, and `evidence` "
         "(numbers; durations in seconds end in `_s`). `holdfast why` follows the `causes` of an event from reason to "
@@ -70,17 +72,13 @@ def _default(field: msgspec.structs.FieldInfo) -> str:
 
 def _type(annotation: object) -> str:
     text = str(annotation) if not isinstance(annotation, type) or "[" in str(annotation) else annotation.__name__
-    for prefix in ("typing.", "holdfast.bus.messages.", "holdfast.actors."):
-        text = text.replace(prefix, "")
+    text = re.sub(r"\b(?:typing|holdfast)(?:\.\w+)*\.(\w+)", r"\1", text)
     return text.replace("|", "\\|")
 
 
 def pages() -> dict[str, str]:
     """File name -> text of every generated page."""
-    from holdfast.actors.registry import TABLES  # noqa: PLC0415
-    from holdfast.config import compatibility  # noqa: PLC0415
-
-    return {"events.md": events_page(), "compatibility.md": compatibility.page(TABLES)}
+    return {"events.md": events_page(), "compatibility.md": compatibility_page()}
 
 
 def main() -> None:

@@ -10,7 +10,7 @@ import click
 COMMANDS = {
     "run": "holdfast.cli.run:run",
     "check": "holdfast.cli.check:check",
-    "plan": "holdfast.cli.check:plan",
+    "plan": "holdfast.cli.plan:plan_command",
     "status": "holdfast.cli.status:status",
     "tail": "holdfast.cli.tail:tail",
     "why": "holdfast.cli.why:why",

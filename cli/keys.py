@@ -1,0 +1,95 @@
+"""`holdfast keys`: who this node is on the network, and whom it lets in."""
+
+from __future__ import annotations
+
+import socket
+from pathlib import Path
+
+import click
+
+from holdfast.bus import keys as bus_keys
+from holdfast.cli.common import fail, json_option, print_json
+from holdfast.config.settings import GatewaySettings
+
+DEFAULT_KEY_FILE = GatewaySettings().key_file
+
+
+def _file_option(function):  # type: ignore[no-untyped-def]
+    return click.option(
+        "--file",
+        "path",
+        type=click.Path(path_type=Path, dir_okay=False),
+        default=DEFAULT_KEY_FILE,
+        show_default=True,
+        help="The key file.",
+    )(function)
+
+
+@click.group()
+def keys() -> None:
+    """Make and show the keys with which nodes and clients know each other.
+
+    Each node and each client has a key of its own. Its public half goes into the holdfast.toml of those that are to
+    let it in:
+
+    \b
+      [[peers]]
+      name = "lb2"
+      key = "PUBLIC KEY OF lb2"
+      role = "operator"
+      endpoint = "tcp://192.0.2.2:7420"
+    """
+
+
+@keys.command()
+@click.option("--name", help="Whose key it is (default: this host's short name).")
+@click.option("--replace", is_flag=True, help="Replace a key that is there; every peer has to be told the new one.")
+@_file_option
+@json_option
+def generate(name: str | None, replace: bool, path: Path, as_json: bool) -> None:
+    """Make a new key; the file can be read by its owner alone (0600)."""
+    name = name or socket.gethostname().partition(".")[0]
+    if '"' in name or "\\" in name or not name.isprintable():
+        fail(f"{name!r} cannot be the name of a key")
+    try:
+        pair = bus_keys.generate(name)
+        bus_keys.write(pair, path, replace=replace)
+    except bus_keys.KeyProblem as error:
+        fail(str(error))
+    _tell(pair, path, as_json)
+
+
+@keys.command()
+@_file_option
+@json_option
+def show(path: Path, as_json: bool) -> None:
+    """Show the public half of a key: what the others write into their holdfast.toml."""
+    _tell(_read(path), path, as_json)
+
+
+@keys.command()
+@click.argument("public", required=False)
+@_file_option
+def fingerprint(public: str | None, path: Path) -> None:
+    """Show the short name of a key, to compare by eye: of PUBLIC, or of the key file."""
+    if public is None:
+        public = _read(path).public
+    elif not bus_keys.is_key(public):
+        fail(f"a public key has {bus_keys.KEY_LENGTH} characters of Z85")
+    click.echo(bus_keys.fingerprint(public))
+
+
+def _read(path: Path) -> bus_keys.KeyPair:
+    try:
+        return bus_keys.read(path)
+    except bus_keys.KeyProblem as error:
+        fail(str(error))
+
+
+def _tell(pair: bus_keys.KeyPair, path: Path, as_json: bool) -> None:
+    print_of_key = bus_keys.fingerprint(pair.public)
+    if as_json:
+        print_json({"name": pair.name, "public": pair.public, "fingerprint": print_of_key, "file": str(path)})
+        return
+    click.echo(f"{path}: the key of {pair.name}, {print_of_key}")
+    click.echo(f'key = "{pair.public}"')
