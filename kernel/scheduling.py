@@ -64,6 +64,27 @@ def apply(wanted: Scheduling) -> list[KernelError]:
     return errors
 
 
+def change(before: Scheduling, wanted: Scheduling) -> list[KernelError]:
+    """`apply` for a process that `before` is in force for: what is no longer wanted is as the kernel gives it.
+
+    Its processors are then all of the machine's.
+    """
+    ordinary = Scheduling(
+        nice=0 if before.nice and wanted.nice is None else None,
+        realtime_priority=0 if before.realtime_priority and wanted.realtime_priority is None else None,
+        cpus=tuple(range(os.cpu_count() or 1)) if before.cpus and not wanted.cpus else (),
+    )
+    errors = apply(ordinary)
+    if before.realtime_limit_us is not None and wanted.realtime_limit_us is None:
+        _, hard = resource.getrlimit(_RLIMIT_RTTIME)
+        resource.setrlimit(_RLIMIT_RTTIME, (hard, hard))
+    if before.lock_memory and not wanted.lock_memory:
+        _LIBC.munlockall()
+    if before.lock_memory and wanted.lock_memory:
+        wanted = msgspec.structs.replace(wanted, lock_memory=False)
+    return errors + apply(wanted)
+
+
 def set_nice(nice: int) -> None:
     """-20 (first) to 19 (last)."""
     os.setpriority(os.PRIO_PROCESS, 0, max(_NICE_LEAST, min(_NICE_MOST, nice)))

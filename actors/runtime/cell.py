@@ -26,6 +26,7 @@ from holdfast.actors.runtime.actor import LoopActor, Mailroom
 from holdfast.actors.runtime.context import CellContext, Generation
 from holdfast.actors.runtime.messages import ConfigGeneration, ConfigSlice, Orders
 from holdfast.actors.runtime.placement import CellPlan, Slices, digest, start_order
+from holdfast.actors.runtime.scheduling import CellScheduling, ProcessPlace
 from holdfast.bus import rundir
 from holdfast.bus.cellbus import CellBus
 from holdfast.bus.codec import encode
@@ -34,6 +35,8 @@ from holdfast.bus.store import read_left
 from holdfast.bus.topics import quote
 from holdfast.config.settings import Settings
 from holdfast.kernel.instant import Instant
+from holdfast.kernel.privileges import enter_network_namespace
+from holdfast.kernel.scheduling import Scheduling
 from holdfast.kernel.timers import DeadlineHeap
 
 __all__ = ["CellContext", "Generation", "Start", "run_cell"]
@@ -66,6 +69,9 @@ class CellStart(msgspec.Struct):
     restore: bool
     lock_fd: int
     died_at_ns: int | None = None
+    scheduling: CellScheduling = CellScheduling()
+    inherited: Scheduling = Scheduling()
+    """What the fork brought along of the supervisor's own scheduling."""
 
 
 def start_of(room: str) -> Start:
@@ -92,8 +98,13 @@ def run_cell(start: CellStart, orders: socket.socket, parent: int) -> NoReturn:
         process.die_with_parent(parent)
         process.reset_signals()
         process.close_all_but({orders.fileno(), start.lock_fd, *process.log_descriptors()})
-        process.set_name(f"hf-{start.plan.name}")
-        code = _Cell(start, orders).run()
+        process.set_name(start.scheduling.name or f"hf-{start.plan.name}")
+        place = ProcessPlace(f"cell {start.plan.name}")
+        place.wanted = CellScheduling(own=start.inherited)
+        place.put(start.scheduling)
+        if start.scheduling.namespace is not None:
+            enter_network_namespace(start.scheduling.namespace)
+        code = _Cell(start, orders, place).run()
     except BaseException:
         log.critical("cell %s failed:\n%s", start.plan.name, traceback.format_exc())
     finally:
@@ -106,8 +117,10 @@ def run_cell(start: CellStart, orders: socket.socket, parent: int) -> NoReturn:
 class _Cell:
     """The process's parts and how they begin and end."""
 
-    def __init__(self, start: CellStart, orders: socket.socket) -> None:
+    def __init__(self, start: CellStart, orders: socket.socket, place: ProcessPlace) -> None:
         self.start = start
+        self.place = place
+        self.beat_at = 0.0
         self.name = start.plan.name
         self.orders = orders
         self.exit_code = 0
@@ -181,6 +194,10 @@ class _Cell:
 
     def _beat(self) -> None:
         self._tell(Orders("beat"))
+        now = self.loop.time()
+        if self.beat_at:
+            self.place.called_late(int((now - self.beat_at) * 1e6))
+        self.beat_at = now + self.start.beat_s
         self.loop.call_later(self.start.beat_s, self._beat)
 
     def _tell(self, order: Orders) -> None:
@@ -210,6 +227,8 @@ class _Cell:
                     self._write(order.path, self.context.dump())
                 case "statistics":
                     self._write(order.path, self.context.statistics())
+                case "schedule":
+                    self.place.put(msgspec.msgpack.decode(order.data, type=CellScheduling))
 
     def _write(self, path: str, text: str) -> None:
         """A part of a dump; the supervisor puts the parts together when all are `done`."""

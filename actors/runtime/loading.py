@@ -90,6 +90,9 @@ def _child(load: Loader, reading: int, writing: int) -> NoReturn:
         for number in (signal.SIGHUP, signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2, signal.SIGCHLD):
             signal.signal(number, signal.SIG_DFL)
         os.close(reading)
+        if os.getpriority(os.PRIO_PROCESS, 0) < 0:
+            # The daemon's urgency is for its protocols, not for reading files.
+            os.setpriority(os.PRIO_PROCESS, 0, 0)
         try:
             result = load()
         except Exception:

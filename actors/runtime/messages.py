@@ -106,7 +106,8 @@ class CellRestarted(Reply, frozen=True, kw_only=True, tag="supervisor.restart-ce
 class Orders(msgspec.Struct, frozen=True):
     """Supervisor to cell over their socket pair, and back. Not on the bus.
 
-    op: to the cell `stop`, `dump`, `statistics`; from it `ready`, `beat`, `applied`, `done`. removed: its things are
+    op: to the cell `stop`, `dump`, `statistics`, `schedule` (data: a CellScheduling); from it `ready`, `beat`,
+    `applied`, `done`. removed: its things are
     gone with it. grace_ms: how long to listen to others' last words first. cpu_ms: what getting ready cost.
     """
 
@@ -117,3 +118,4 @@ class Orders(msgspec.Struct, frozen=True):
     path: str = ""
     number: int = 0
     text: str = ""
+    data: bytes = b""

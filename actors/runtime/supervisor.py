@@ -20,7 +20,7 @@ from pathlib import Path
 
 import msgspec
 
-from holdfast.actors.runtime import placement, process
+from holdfast.actors.runtime import placement, process, scheduling, surroundings
 from holdfast.actors.runtime.catalogue import warm
 from holdfast.actors.runtime.cell import SETTINGS_ROOM, SETTINGS_SLICE, CellStart, Start, start_of
 from holdfast.actors.runtime.children import Backoff, Child
@@ -45,6 +45,7 @@ from holdfast.bus.codec import encode
 from holdfast.bus.messages import Command, EventId, Failed, Reason, ReasonKind, Reply
 from holdfast.bus.store import boot_id
 from holdfast.config.settings import Settings
+from holdfast.config.values import ProcessOptions
 
 log = logging.getLogger(__name__)
 
@@ -63,11 +64,13 @@ FRESH_START_CRASHES = 5
 class Options(msgspec.Struct, frozen=True, kw_only=True):
     """How a daemon is run. starters: room -> start function, for tests; rooms without one are imported.
 
+    own_run_dir: False: nobody chose run_dir, so the `instance` and `net_namespace` keywords add to it.
     pid_file: None writes none. data_file, statistics_file: where USR1 and USR2 put their dumps.
     """
 
     run_dir: Path
     load: Loader
+    own_run_dir: bool = True
     pid_file: Path | None = None
     data_file: Path = Path("/tmp/keepalived.data")
     statistics_file: Path = Path("/tmp/keepalived.stats")
@@ -103,6 +106,8 @@ class Supervisor:
         self._ready_said = False
         self._dumps: dict[str, asyncio.Future[None]] = {}
         self._looked_at = 0.0
+        self.process = ProcessOptions()
+        self._place = scheduling.ProcessPlace("supervisor")
         self.loop: asyncio.AbstractEventLoop
         self.bus: CellBus
 
@@ -113,19 +118,34 @@ class Supervisor:
         _show(loaded.diagnostics)
         if loaded.exit_code:
             return loaded.exit_code
+        self.process = loaded.process
+        if not self.options.own_run_dir:
+            run_dir = surroundings.run_directory(self.options.run_dir, self.process)
+            if self._pid_file is not None and self._pid_file.path.parent == self.options.run_dir:
+                self._pid_file = process.PidFile(run_dir / self._pid_file.path.name)
+            self.options = msgspec.structs.replace(self.options, run_dir=run_dir)
+            self._run_dir = process.RunDirectory(run_dir)
         try:
+            surroundings.enter(self.process)
             self._run_dir.take(loaded.settings.node)
             if self._pid_file is not None:
                 self._pid_file.write()
         except process.StartError as error:
             log.error("%s", error)
             return 1
-        process.set_name("holdfast")
+        process.set_name(self.process.process_name or "holdfast")
         self.settings, self.source = loaded.settings, loaded.source
+        self._place.put(scheduling.CellScheduling(own=scheduling.of_supervisor(self.process)))
         try:
+            options = self.process
+            seconds = options.startup_script_timeout_s
+            await surroundings.run_script("startup_script", options.startup_script, seconds, options)
             self._start(loaded)
             await self._stop_asked.wait()
             await self._stop()
+            options = self.process
+            seconds = options.shutdown_script_timeout_s
+            await surroundings.run_script("shutdown_script", options.shutdown_script, seconds, options)
         finally:
             for child in self.children.values():
                 child.kill()
@@ -201,6 +221,8 @@ class Supervisor:
             restore=child.crashes < FRESH_START_CRASHES,
             lock_fd=self._run_dir.lock_fd,
             died_at_ns=child.died_at_ns,
+            scheduling=scheduling.of_cell(child.plan.rooms, self.process),
+            inherited=msgspec.structs.replace(self._place.wanted.own, realtime_priority=None, lock_memory=False),
         )
         child.fork(start, self.loop, self._heard)
 
@@ -415,6 +437,7 @@ class Supervisor:
         _show(loaded.diagnostics)
         self.number += 1
         self.settings, self.source = loaded.settings, loaded.source
+        self._reschedule(loaded.process)
         changed = await self._put_in_force(placement.plan(loaded.slices, self.settings))
         messages += await self._wait_applied()
         self._tell_config(True, messages, self._reload_reason(loaded))
@@ -448,6 +471,14 @@ class Supervisor:
                 self._forget_slices(child.name)
                 self.bus.forget(f"cell/{child.name}", "state")
         return changed
+
+    def _reschedule(self, options: ProcessOptions) -> None:
+        """The scheduling keywords of a new configuration, for this process and the cells that run."""
+        self.process = options
+        self._place.put(scheduling.CellScheduling(own=scheduling.of_supervisor(options)))
+        for child in self.children.values():
+            if child.alive and not child.stopping:
+                child.tell(Orders("schedule", data=encode(scheduling.of_cell(child.plan.rooms, options))))
 
     def _started_by_reload(self, child: Child) -> Reason:
         return Reason(kind=ReasonKind.RELOAD, node=self.bus.node, subject=f"cell/{child.name}")
