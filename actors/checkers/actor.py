@@ -23,7 +23,7 @@ from holdfast.actors.checkers import base
 from holdfast.actors.checkers.check_actor import Change, FollowingCheck, NewGlobals, RunningCheck
 from holdfast.actors.checkers.config import CheckersGlobals, ServiceChecks
 from holdfast.actors.checkers.kinds import Surroundings, checker_of, kinds
-from holdfast.actors.checkers.messages import CheckDone, CheckResult, RunCheck, SuspendCheck
+from holdfast.actors.checkers.messages import CheckDone, CheckResult, CheckStateChanged, RunCheck, SuspendCheck
 from holdfast.actors.checkers.ping import restore_range
 from holdfast.actors.checkers.plan import Plan, Wanted, name_of
 from holdfast.actors.checkers.sockets import Poller
@@ -78,6 +78,7 @@ class CheckersRoom:
         self.running: dict[str, Running] = {}
         self._by_name: dict[str, str] = {}
         self._former = _results(context.restored)
+        self._former_states = _states(context.restored)
         self._generations: deque[Generation] = deque()
         self._task: asyncio.Task[None] | None = None
         self._suspend_at: dict[str, str] = {}
@@ -225,6 +226,9 @@ class CheckersRoom:
         if name in self._by_name:
             name = f"{name}-{sameness[:4]}"
         former = self._former.pop(name, None)
+        state = self._former_states.pop(name, None)
+        if state is not None:
+            self.context.bus.publish(f"check/{name}", "state", state)
         self.running[sameness] = self._start(name, wanted, former)
         self._by_name[name] = sameness
         self.context.bus.serve(f"check/{name}", self._command)
@@ -251,8 +255,6 @@ class CheckersRoom:
                 died=self._died,
                 suspended=suspended,
             )
-        if former is not None and former.targets != targets:
-            ref.tell(Change(wanted.spec, targets))
         return Running(name, ref, wanted, suspended)
 
     def _refresh(self, sameness: str) -> None:
@@ -289,10 +291,11 @@ class CheckersRoom:
 
     def _forget_former(self) -> None:
         """Results of a former life whose checks are not configured any more."""
-        for name in self._former:
+        for name in self._former.keys() | self._former_states.keys():
             for aspect in _ASPECTS:
                 self.context.bus.forget(f"check/{name}", aspect)
         self._former.clear()
+        self._former_states.clear()
 
     # ha_suspend and the operator
 
@@ -371,6 +374,10 @@ class CheckersRoom:
 
 def _results(restored: Iterable[Envelope]) -> dict[str, CheckResult]:
     return {each.event.check: each.event for each in restored if isinstance(each.event, CheckResult)}
+
+
+def _states(restored: Iterable[Envelope]) -> dict[str, CheckStateChanged]:
+    return {each.event.check: each.event for each in restored if isinstance(each.event, CheckStateChanged)}
 
 
 def _merged(first: Generation, then: Generation) -> Generation:

@@ -98,6 +98,12 @@ class CheckActor(LoopActor):
         # An actor and its inbox know each other. Without this cycle the last reference frees both (see actor.py).
         self.around.loop.call_soon(setattr, self.actor_inbox, "actor", None)
 
+    def confirm(self) -> None:
+        """Tells the result of a former life again: it still stands. What nobody confirms the bus forgets."""
+        if self.last is not None:
+            self.last = msgspec.structs.replace(self.last, targets=self.targets, changed=False, first=False)
+            self.around.bus.publish(self._subject, "result", self.last)
+
     def retarget(self, targets: tuple[Target, ...]) -> None:
         """It speaks for others now: the newest result is told again, so that the new ones know at once."""
         if targets == self.targets:
@@ -105,7 +111,9 @@ class CheckActor(LoopActor):
         self.targets = targets
         if self.last is not None:
             since = self._since_wall_ns
-            self.last = msgspec.structs.replace(self.last, targets=targets, changed=False, since_wall_ns=since)
+            self.last = msgspec.structs.replace(
+                self.last, targets=targets, changed=False, first=False, since_wall_ns=since
+            )
             self.around.bus.publish(self._subject, "result", self.last)
 
     def tell_result(self, result: CheckResult, retries: int, causes: tuple[EventId, ...] = ()) -> None:
@@ -191,6 +199,7 @@ class RunningCheck(CheckActor):
 
     def on_start(self) -> None:
         """The first run is planned."""
+        self.confirm()
         self._set_deadline()
 
     def on_receive(self, message: Any) -> None:
@@ -365,6 +374,7 @@ class FollowingCheck(CheckActor):
 
     def on_start(self) -> None:
         """What is known already comes at once, what follows as it happens."""
+        self.confirm()
         self._subscription = self.checker.follow(self._told)
 
     def on_receive(self, message: Any) -> None:

@@ -34,7 +34,7 @@ class CheckResult(Event, frozen=True, kw_only=True, tag="check.result"):
     ok: what this run saw. up: what the check says after its retries; that is what counts for the pool. None: no
     verdict yet (of several pages not all have been seen): the server is what it was before the first run.
     first: the first run since the check was made (no retries are used for it). changed: `up` differs from what it was
-    before, or this is the first verdict.
+    before, or this is the first verdict. Both are false when a result is told again (new targets, after a crash).
     weight: absolute weight that the check asks for (MISC_CHECK with misc_dynamic), None: none asked.
     weight_add: what the check adds to the server's configured weight (FILE_CHECK).
     latency_us: from start to verdict. text: the reason in words, also for success. detail: numbers (status, errno...).

@@ -378,7 +378,12 @@ async def test_after_a_crash_the_verdict_stands_and_the_first_run_is_not_the_fir
         restored = here.bus.retained("check/")
     async with cell(tmp_path, restored) as here:
         await here.load(service("vs", tcp(port)))
-        after = await here.result(lambda each: True)
+        # Told at once, before it has looked: followers hold on to it.
+        confirmed = await here.result(lambda each: True)
+        state = await here.until(CheckStateChanged, lambda each: True)
+        after = await here.result(lambda each: each.runs > confirmed.runs)
+    assert (confirmed.runs, confirmed.up, confirmed.changed) == (before.runs, False, False)
+    assert state.up is False
     assert after.check == before.check
     assert (after.up, after.changed, after.first) == (False, False, False)
     assert after.runs > before.runs
