@@ -55,13 +55,15 @@ class Election(Endurance):
         return self._to_master(reason, (), now)
 
     def _timeout_reason(self, now: Instant) -> Reason:
-        limit = Duration(self._timer - self._waits_since)
+        # The wait began with what was heard last: an accepted advert moves the timer and nothing else.
+        since = max(self._waits_since, self._heard_at or self._waits_since, self._resigned or self._waits_since)
+        limit = Duration(self._timer - since)
         return narration.timeout_reason(
             self.options.node,
             self.instance,
             narration.Silence(
                 now=now,
-                waited=Duration(now - self._waits_since),
+                waited=Duration(now - since),
                 limit=limit,
                 priority=self.priority,
                 interval=self._master_interval,

@@ -15,7 +15,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterable
 from typing import Protocol
 
-from holdfast.actors.runtime.machine import MS, US, Duration, Instant
+from holdfast.actors.runtime.machine import MS, US, Duration, Instant, S
 from holdfast.actors.vrrp.config import GarpGroup, VrrpInstance
 from holdfast.kernel.base import KernelError
 from holdfast.kernel.faces import AdvertSocket, Batch, Destination, Frames, Kernel
@@ -30,6 +30,7 @@ RECEIVE_LIMIT = 2048
 FLUSH_ADVERTS = 64
 """So many adverts do not wait for the rest of the turn."""
 
+QUIET = Duration(10 * S)
 STALL_TICK = Duration(100 * MS)
 STALL_LEAST = Duration(150 * MS)
 """A pause of this process shorter than this is no stall, only a delay (it stands in the cell's histogram)."""
@@ -48,19 +49,23 @@ class Receiver(Protocol):
     def kernel_failed(self, error: KernelError) -> None:
         """A netlink request of it was refused."""
 
+    def advert_failed(self, error: KernelError) -> None:
+        """Its last advert has left to nobody."""
+
 
 class Line:
     """One socket and the instances on it."""
 
-    __slots__ = ("adverts", "groups", "members", "rejects", "senders", "socket")
+    __slots__ = ("adverts", "groups", "members", "quiet_until", "rejects", "senders", "socket")
 
     def __init__(self, socket: AdvertSocket) -> None:
         self.socket = socket
         self.members: dict[int, list[Receiver]] = {}
         self.groups: Counter[str] = Counter()
         self.adverts: list[tuple[bytes, Destination]] = []
-        self.senders: list[object] = []
+        self.senders: list[Receiver] = []
         self.rejects: Counter[str] = Counter()
+        self.quiet_until = Instant(0)
 
 
 class Engine:
@@ -87,6 +92,7 @@ class Engine:
         self._announcements: list[tuple[Frames, int, Receiver]] = []
         self._afterwards: list[Callable[[], object]] = []
         self._acks: deque[tuple[Batch, object]] = deque()
+        self._unsent: list[tuple[Receiver, KernelError]] = []
         self._scheduled = False
         self.pacer = Pacer(kernel)
         self.log_unknown_vrids = False
@@ -196,7 +202,7 @@ class Engine:
 
     # ------------------------------------------------------------ the outbox
 
-    def advert(self, line: Line, sender: object, messages: Iterable[tuple[bytes, Destination]]) -> None:
+    def advert(self, line: Line, sender: Receiver, messages: Iterable[tuple[bytes, Destination]]) -> None:
         """Queues the adverts of one instance (one for each of its destinations)."""
         if not line.adverts:
             self._dirty.append(line)
@@ -241,6 +247,10 @@ class Engine:
         failed: set[int] = set()
         if self._dirty:
             self._send_adverts(failed)
+        if self._unsent:
+            unsent, self._unsent = self._unsent, []
+            for sender, refused in unsent:
+                sender.advert_failed(refused)
         if self._requests:
             requests, self._requests = self._requests, []
             for batch, owner, if_sent in requests:
@@ -274,17 +284,19 @@ class Engine:
             errors = line.socket.send_many(messages)
             if not errors:
                 continue
-            for error in errors[:1]:
-                log.warning(
-                    "adverts on %s were not sent: %s (%d of %d)",
-                    line.socket.interface,
-                    error,
-                    len(errors),
-                    len(messages),
-                )
+            self._say_unsent(line, errors[0], len(errors), len(messages))
             if failed is not None:
                 # Which of them failed matters only for leases: none of this socket's is renewed on a doubt.
                 failed.update(id(sender) for sender in senders)
+            if len(errors) == len(messages):
+                self._unsent += [(sender, errors[0]) for sender in dict.fromkeys(senders)]
+
+    def _say_unsent(self, line: Line, error: KernelError, failed: int, of: int) -> None:
+        """At most every ten seconds a line: a link that is down refuses every advert."""
+        now = self.kernel.timers.now()
+        if now >= line.quiet_until:
+            line.quiet_until = Instant(now + QUIET)
+            log.warning("%d of %d adverts on %s were not sent: %s", failed, of, line.socket.interface, error)
 
     def _tell(self, owner: object, error: KernelError) -> None:
         tell = getattr(owner, "kernel_failed", None)

@@ -20,6 +20,7 @@ from holdfast.actors.vrrp.config import VrrpInstance
 from holdfast.actors.vrrp.engine import Engine, Line
 from holdfast.actors.vrrp.facts import (
     AddressFailed,
+    AdvertFailed,
     AdvertReceived,
     AdvertRejected,
     FaultCleared,
@@ -219,6 +220,10 @@ class VrrpActor(LoopActor):
         """One of our netlink requests was refused."""
         log.warning("(%s) %s", self.instance.name, error)
         self.take(AddressFailed(error.subject, error.operation, error.errno, error.text))
+
+    def advert_failed(self, error: KernelError) -> None:
+        """Our last advert has left to nobody."""
+        self.take(AdvertFailed(error.errno, error.text))
 
     def stalled(self, duration: Duration, unseen: Duration, evidence: Evidence) -> None:
         """This process did not run."""
