@@ -24,8 +24,8 @@ def events_page() -> str:
     parts = [
         "# Events, commands and replies",
         NOTE,
-        "Every event travels under a topic `NODE/KIND/NAME/ASPECT` (see [bus.md](bus.md) for the wire). An event that is "
-        "*retained* is given to whoever joins later. `holdfast schema` prints the same as JSON Schema, `holdfast tail` "
+        "Every event travels under a topic `NODE/KIND/NAME/ASPECT` (see [bus.md](bus.md) for the wire). An event that "
+        "is *retained* is given to whoever joins later. `holdfast schema` prints this as JSON Schema; `holdfast tail` "
         "shows the events live, and `holdfast tail --json` does so for programs.\n",
         "## Why something happened: reasons\n",
         "Each transition carries a `reason`: `kind` (below), the `node` and `subject` it speaks of, and `evidence` "

@@ -128,7 +128,7 @@ def run(
     log.info("Starting holdfast with %s", reading.path)
     options = supervisor.Options(
         run_dir=run_dir.absolute(),
-        own_run_dir=run_dir != DEFAULT_RUN_DIR,
+        own_run_dir=str(run_dir) != DEFAULT_RUN_DIR,
         load=reading.load,
         pid_file=pid_file if pid_file is not None else run_dir.absolute() / "holdfast.pid",
     )
