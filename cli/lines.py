@@ -8,7 +8,7 @@ import msgspec
 
 from holdfast.bus.codec import UnknownEvent, tag_of
 from holdfast.bus.envelope import Envelope
-from holdfast.bus.messages import Reason
+from holdfast.bus.messages import Event, Reason
 from holdfast.cli.explain import clock, old_and_new, phrase
 
 _QUIET = ("reason", "type", "since_mono_ns", "since_wall_ns", "addresses", "members")
@@ -31,17 +31,21 @@ def line(envelope: Envelope, *, node: bool = False) -> str:
             return f"{head} {states[0]} -> {states[1]}: {told}"
         if states is not None:
             return f"{head} is {states[1]} (as before): {told}"
-        return f"{head} {_short(event)}: {told}"
-    return f"{head} {_short(event)}"
+        status = getattr(event, "status", None)
+        return f"{head} {status if status is not None else _short(event, envelope.subject)}: {told}"
+    return f"{head} {_short(event, envelope.subject)}"
 
 
-def _short(event: object) -> str:
-    """The event's name and its fields that are set."""
+def _short(event: Event, subject: str) -> str:
+    """The event's name and its fields that are set and say something new."""
     fields: dict[str, Any] = msgspec.to_builtins(event)
+    name = subject.partition("/")[2]
     shown = [
-        f"{key}={value}" for key, value in fields.items() if key not in _QUIET and value not in (None, "", 0, {}, [])
+        f"{key}={value}"
+        for key, value in fields.items()
+        if key not in _QUIET and value not in (None, "", 0, {}, [], ()) and value != name
     ]
-    return f"{tag_of(event)} {' '.join(shown)}" if shown else tag_of(event)  # type: ignore[arg-type]
+    return f"{tag_of(event)} {' '.join(shown)}" if shown else tag_of(event)
 
 
 def as_json(envelope: Envelope) -> dict[str, Any]:

@@ -17,6 +17,7 @@ COMMANDS = {
     "reload": "holdfast.cli.control:reload",
     "release": "holdfast.cli.control:release",
     "resume": "holdfast.cli.control:resume",
+    "keys": "holdfast.cli.keys:keys",
     "schema": "holdfast.cli.schema:schema",
     "replay": "holdfast.cli.replay:replay_command",
     "genhash": "holdfast.cli.genhash:genhash",

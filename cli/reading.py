@@ -17,6 +17,8 @@ from holdfast.config.loader import Loaded, load
 ROOMS_OF = {"vrrp": ("vrrp", "watch", "notify", "bfd"), "check": ("ipvs", "checkers", "watch", "notify", "bfd")}
 """What -P and -C leave."""
 
+GLOBALS = "globals"
+"""The slice that a room divided by virtual servers always has."""
 EXIT_FATAL = 4
 EXIT_MISSING = 6
 
@@ -81,9 +83,9 @@ class Reading(msgspec.Struct, frozen=True, kw_only=True):
 def idle(loaded: Loaded, room: str) -> bool:
     """True when a room's slices say nothing that anyone would act on."""
     structs = loaded.structs.get(room, {})
-    return all(struct == type(struct)() for struct in structs.values() if not _required(struct)) and not any(
-        _required(struct) for struct in structs.values()
-    )
+    if GLOBALS in structs:
+        return len(structs) == 1  # there is no virtual server
+    return all(not _required(struct) and struct == type(struct)() for struct in structs.values())
 
 
 def _required(struct: msgspec.Struct) -> bool:
