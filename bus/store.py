@@ -176,7 +176,7 @@ class RetainedStore:
         data = b"".join(parts)
         new = self._path.with_suffix(".new")
         try:
-            self._path.parent.mkdir(mode=0o750, exist_ok=True)
+            self._path.parent.mkdir(mode=0o750, parents=True, exist_ok=True)
             fd = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND | os.O_CLOEXEC, 0o640)
             _write_all(fd, data)
             os.rename(new, self._path)
