@@ -15,7 +15,7 @@ import zmq
 
 from holdfast.bus.codec import BadFrame, encode
 from holdfast.bus.counters import Counters
-from holdfast.bus.envelope import Envelope, envelope_of, unpack, unpack_frame, unpack_topic
+from holdfast.bus.envelope import Envelope, Frame, envelope_of, unpack_frame, unpack_topic
 from holdfast.bus.sockets import LoopSocket, Tune
 from holdfast.bus.view import View
 from holdfast.bus.wire import (
@@ -134,7 +134,7 @@ class Source:
     """One other cell's events. Opened and closed as its socket file comes and goes; the views outlast that.
 
     changed(): it joined or was heard for the first time. reader: our node and cell, for reports of what was missed.
-    tune: what both sockets need before they connect.
+    tune: what both sockets need before they connect. decode: what makes an envelope of a frame, here in full.
     """
 
     def __init__(
@@ -146,9 +146,11 @@ class Source:
         changed: Callable[[], None],
         reader: tuple[str, str] = ("", ""),
         tune: Tune | None = None,
+        decode: Callable[[str, Frame], Envelope] = envelope_of,
     ) -> None:
         self.name = name
         self._tune = tune
+        self._decode = decode
         self._reader = reader
         self._unreported = 0
         self.hello: Hello | None = None
@@ -258,7 +260,7 @@ class Source:
             if stream.epoch < self._epoch:
                 return
             self._new_epoch(stream.epoch)
-        envelope = envelope_of(topic, frame)
+        envelope = self._decode(topic, frame)
         self._counters.received += 1
         self.last_heard = self._loop.time()
         wants = False
@@ -410,7 +412,7 @@ class Source:
         found = []
         for topic, data in events:
             try:
-                found.append(unpack(topic, data))
+                found.append(self._decode(topic, unpack_frame(data)))
             except BadFrame as error:
                 self._counters.count_bad(error, f"cell {self.name}")
         return found

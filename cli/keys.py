@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import socket
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any, TypeVar
 
 import click
 
@@ -14,7 +16,10 @@ from holdfast.config.settings import GatewaySettings
 DEFAULT_KEY_FILE = GatewaySettings().key_file
 
 
-def _file_option(function):  # type: ignore[no-untyped-def]
+_Function = TypeVar("_Function", bound=Callable[..., Any])
+
+
+def _file_option(function: _Function) -> _Function:
     return click.option(
         "--file",
         "path",

@@ -18,6 +18,8 @@ import msgspec
 
 DEFAULT_PATH = Path("/etc/holdfast/holdfast.toml")
 
+_Z85 = frozenset("0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ.-:+=^!/*?&<>()[]{}@%$#")
+
 Role = Literal["viewer", "operator", "replica", "worker"]
 
 ROOMS = ("watch", "vrrp", "bfd", "checkers", "ipvs", "connsync", "notify", "gateway", "journal")
@@ -34,7 +36,9 @@ class JournalSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
 
 
 class PeerSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """[[peers]]: one other node or client. endpoint: `tcp://HOST:PORT`, empty for one that only connects to us."""
+    """[[peers]]: one other node or client. key: its public key (`holdfast keys show`). endpoint: `tcp://HOST:PORT` of
+    its events, empty for one that only connects to us.
+    """
 
     name: str
     key: str
@@ -43,7 +47,9 @@ class PeerSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
 
 
 class GatewaySettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """[gateway]: the part that faces the network. listen: `ADDRESS:PORT` pairs, none: no network at all."""
+    """[gateway]: the part that faces the network. listen: `ADDRESS:PORT` pairs, none: nobody can
+    connect. Events are at PORT, commands at PORT + 1.
+    """
 
     listen: tuple[str, ...] = ()
     key_file: str = "/etc/holdfast/keys/node.key"
@@ -226,9 +232,28 @@ def _check(settings: Settings) -> list[str]:
     ipvs = settings.ipvs
     if ipvs.reconcile_every_s <= 0 or min(ipvs.drain_s, ipvs.drain_command_s, ipvs.panic_window_s) < 0:
         messages.append("ipvs: reconcile_every_s is above 0, the other times from 0")
+    messages += _check_peers(settings.peers)
     names = [peer.name for peer in settings.peers]
     for name in sorted({each for each in names if names.count(each) > 1}):
         messages.append(f"peers: {name!r} is there twice")
+    return messages
+
+
+def _check_peers(peers: tuple[PeerSettings, ...]) -> list[str]:
+    messages = []
+    for peer in peers:
+        if not peer.name:
+            messages.append("peers: one has no name")
+        if len(peer.key) != 40 or not _Z85.issuperset(peer.key):
+            messages.append(f"peers.{peer.name}.key: a public key has 40 characters of Z85 (`holdfast keys show`)")
+        if peer.endpoint:
+            host, _, port = peer.endpoint.removeprefix("tcp://").rpartition(":")
+            if not peer.endpoint.startswith("tcp://") or not host or not port.isdecimal() or not 0 < int(port) < 65535:
+                messages.append(f"peers.{peer.name}.endpoint: {peer.endpoint!r} is not tcp://HOST:PORT")
+    keys = [peer.key for peer in peers]
+    for peer in peers:
+        if keys.count(peer.key) > 1:
+            messages.append(f"peers.{peer.name}.key: another peer has the same key")
     return messages
 
 
