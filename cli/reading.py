@@ -85,6 +85,9 @@ def idle(loaded: Loaded, room: str) -> bool:
     structs = loaded.structs.get(room, {})
     if GLOBALS in structs:
         return len(structs) == 1  # there is no virtual server
+    checks = loaded.structs.get("checkers", {}).values()
+    if room == "watch" and any(getattr(each, "ha_suspend", False) for each in checks):
+        return False  # the checks wait for addresses, which this room tells
     return all(not _required(struct) and struct == type(struct)() for struct in structs.values())
 
 
