@@ -317,20 +317,20 @@ class CheckersRoom:
         self._addresses[interface] = addresses
         self._look_at_suspension(self._suspend_at)
 
-    def _look_at_suspension(self, services: Iterable[str]) -> None:
+    def _look_at_suspension(self, services: Iterable[str], *, by_operator: bool = False) -> None:
         for service in list(services):
             for sameness in self.plan.samenesses_of(service):
                 running = self.running.get(sameness)
                 if running is not None:
-                    self._suspend_or_resume(running)
+                    self._suspend_or_resume(running, by_operator=by_operator)
 
-    def _suspend_or_resume(self, running: Running) -> None:
+    def _suspend_or_resume(self, running: Running, *, by_operator: bool = False) -> None:
         if checker_of(running.wanted.spec).follows_events:
             return
         suspended = self._is_suspended(running.name, running.wanted)
         if suspended is not running.suspended:
             running.suspended = suspended
-            running.ref.tell(base.Suspend() if suspended else base.Resume())
+            running.ref.tell(base.Suspend(by_operator) if suspended else base.Resume(by_operator))
 
     def _is_suspended(self, name: str, wanted: Wanted) -> bool:
         """A check that stands for several virtual servers runs as long as one of them wants it."""
@@ -361,10 +361,10 @@ class CheckersRoom:
         else:
             self._held.discard(name)
         if name in self._by_name:
-            self._suspend_or_resume(self.running[self._by_name[name]])
+            self._suspend_or_resume(self.running[self._by_name[name]], by_operator=True)
             number = 1
         else:
-            self._look_at_suspension([name])
+            self._look_at_suspension([name], by_operator=True)
             number = len(self.plan.samenesses_of(name))
         if not number:
             self._held.discard(name)

@@ -106,11 +106,15 @@ class ProbeDone(Fact, frozen=True):
 
 
 class Suspend(Fact, frozen=True):
-    """Do not run until told otherwise; the verdict stays."""
+    """Do not run until told otherwise; the verdict stays. by_operator: not by ha_suspend."""
+
+    by_operator: bool = False
 
 
 class Resume(Fact, frozen=True):
     """End of `Suspend`."""
+
+    by_operator: bool = False
 
 
 class RunNow(Fact, frozen=True):
@@ -168,6 +172,7 @@ class ReportSuspended(Action, frozen=True):
     """The check stands still, or goes on."""
 
     suspended: bool
+    by_operator: bool = False
 
 
 class CheckMachine:
@@ -258,9 +263,9 @@ class CheckMachine:
             case Deadline():
                 return self._deadline(now)
             case Suspend():
-                return self._suspend()
+                return self._suspend(by_operator=fact.by_operator)
             case Resume():
-                return self._resume(now)
+                return self._resume(now, by_operator=fact.by_operator)
             case RunNow():
                 return [] if self._running else self._start(now)
             case Reschedule():
@@ -381,23 +386,23 @@ class CheckMachine:
         base = self._started_at if self.schedule.from_start else now
         self._next_at = Instant(max(now, base + pause))
 
-    def _suspend(self) -> list[Action]:
+    def _suspend(self, *, by_operator: bool) -> list[Action]:
         if self.suspended:
             return []
         self.suspended = True
         self.overdue = False
         actions: list[Action] = [EndProbe(self.run)] if self._running else []
         self._running = False
-        return [*actions, ReportSuspended(True)]
+        return [*actions, ReportSuspended(True, by_operator)]
 
-    def _resume(self, now: Instant) -> list[Action]:
+    def _resume(self, now: Instant, *, by_operator: bool) -> list[Action]:
         """keepalived looks each delay_loop whether it may go on; we go on within a second, spread."""
         if not self.suspended:
             return []
         self.suspended = False
         self._next_at = Instant(now + int(min(self.schedule.delay_loop, S) * self._chance.random()))
         self._last_run = now
-        return [ReportSuspended(False)]
+        return [ReportSuspended(False, by_operator)]
 
     def _reschedule(self, schedule: Schedule, now: Instant) -> list[Action]:
         """A shorter interval counts from now on; a run under way ends under the limits it began with."""

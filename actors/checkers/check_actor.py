@@ -18,7 +18,14 @@ from holdfast.actors.checkers import base
 from holdfast.actors.checkers.base import CheckMachine, Outcome, State, Verdict
 from holdfast.actors.checkers.config import Check, FileCheck
 from holdfast.actors.checkers.kinds import Checker, Surroundings, checker_of
-from holdfast.actors.checkers.messages import CheckNotRun, CheckOverdue, CheckResult, CheckStateChanged, Target
+from holdfast.actors.checkers.messages import (
+    CheckNotRun,
+    CheckOverdue,
+    CheckResult,
+    CheckState,
+    CheckStateChanged,
+    Target,
+)
 from holdfast.actors.checkers.sockets import Probe
 from holdfast.actors.runtime.actor import LoopActor
 from holdfast.actors.runtime.machine import US, Action, Deadline, Fact, Instant, S
@@ -82,6 +89,7 @@ class CheckActor(LoopActor):
         self._died = died
         self._since_wall_ns = former.since_wall_ns if former is not None else 0
         self._told_at = Instant(0)
+        self._told_state = state_of(None if former is None else former.up, False)
 
     def on_failure(self, *_: object) -> None:
         """Its run ends with it; the room puts another in its place."""
@@ -163,10 +171,26 @@ class CheckActor(LoopActor):
         return ReasonKind.CHECK_OK if up else ReasonKind.CHECK_FAILED
 
     def _publish_state(self, up: bool | None, suspended: bool, reason: Reason, causes: tuple[EventId, ...]) -> None:
+        state = state_of(up, suspended)
         event = CheckStateChanged(
-            check=self.name, kind=self._kind, targets=self.targets, up=up, suspended=suspended, reason=reason
+            check=self.name,
+            kind=self._kind,
+            targets=self.targets,
+            old=self._told_state,
+            state=state,
+            up=up,
+            suspended=suspended,
+            reason=reason,
         )
+        self._told_state = state
         self.around.bus.publish(self._subject, "state", event, causes=causes)
+
+
+def state_of(up: bool | None, suspended: bool) -> CheckState:
+    """The word for it."""
+    if suspended:
+        return CheckState.SUSPENDED
+    return CheckState.UNKNOWN if up is None else CheckState.UP if up else CheckState.DOWN
 
 
 class RunningCheck(CheckActor):
@@ -200,6 +224,8 @@ class RunningCheck(CheckActor):
     def on_start(self) -> None:
         """The first run is planned."""
         self.confirm()
+        if self.machine.suspended:
+            self._tell_suspended(True, False)
         self._set_deadline()
 
     def on_receive(self, message: Any) -> None:
@@ -264,7 +290,7 @@ class RunningCheck(CheckActor):
             case base.ReportOverdue():
                 self._report_overdue(action)
             case base.ReportSuspended():
-                self._report_suspended(action.suspended)
+                self._report_suspended(action.suspended, action.by_operator)
 
     def _start(self, run: int, step: int) -> None:
         def done(outcome: Outcome) -> None:
@@ -330,17 +356,19 @@ class RunningCheck(CheckActor):
         if report.overdue:
             log.warning("%s: overdue: has not run for %.3f s (limit %.3f s)", self.name, silent_s, limit_s)
 
-    def _report_suspended(self, suspended: bool) -> None:
-        reason = Reason(
-            kind=ReasonKind.ADDRESS_MISSING if suspended else ReasonKind.STARTED,
-            node=self.around.bus.node,
-            subject=self._subject,
-            evidence={"suspended": suspended},
-        )
-        self._publish_state(self.machine.up, suspended, reason, ())
+    def _report_suspended(self, suspended: bool, by_operator: bool) -> None:
+        self._tell_suspended(suspended, by_operator)
         word = "Suspending" if suspended else "Activating"
         for target in self.targets:
             log.info("%s healthchecker for service %s for VS %s", word, target.real_server, target.virtual_server)
+
+    def _tell_suspended(self, suspended: bool, by_operator: bool) -> None:
+        if by_operator:
+            kind = ReasonKind.OPERATOR_RELEASE if suspended else ReasonKind.OPERATOR_RESUME
+        else:
+            kind = ReasonKind.ADDRESS_MISSING if suspended else ReasonKind.STARTED
+        reason = Reason(kind=kind, node=self.around.bus.node, subject=self._subject, evidence={"suspended": suspended})
+        self._publish_state(self.machine.up, suspended, reason, ())
 
     def _change(self, change: Change) -> None:
         if change.spec != self.spec:

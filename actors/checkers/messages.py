@@ -8,6 +8,8 @@ health of a server is the director (actors/ipvs); here nobody knows about pools 
 
 from __future__ import annotations
 
+import enum
+
 import msgspec
 
 from holdfast.bus.messages import Command, Event, Evidence, Reason, Reply
@@ -61,15 +63,27 @@ class CheckResult(Event, frozen=True, kw_only=True, tag="check.result"):
     next_s: float = 0.0
 
 
+class CheckState(enum.StrEnum):
+    """What a check says in a word. UNKNOWN: it has not run yet. SUSPENDED: it stands still, its verdict stays."""
+
+    UNKNOWN = "UNKNOWN"
+    UP = "UP"
+    DOWN = "DOWN"
+    SUSPENDED = "SUSPENDED"
+
+
 class CheckStateChanged(Event, frozen=True, kw_only=True, tag="check.state"):
     """A check went up or down, or was suspended or resumed. Retained on `NODE/check/CHECK/state`.
 
-    up None: it has not run yet. reason.kind: started, check-ok, check-failed, file-value, bfd-up, bfd-down.
+    up: the verdict, None: it has not run yet; it stays while suspended. reason.kind: check-ok, check-failed,
+    file-value, bfd-up, bfd-down; address-missing and started for ha_suspend, operator-release and operator-resume.
     """
 
     check: str
     kind: str
     targets: tuple[Target, ...]
+    old: CheckState
+    state: CheckState
     up: bool | None
     suspended: bool = False
     reason: Reason

@@ -34,6 +34,7 @@ from holdfast.actors.checkers.messages import (
     CheckNotRun,
     CheckOverdue,
     CheckResult,
+    CheckState,
     CheckStateChanged,
     RunCheck,
     SuspendCheck,
@@ -155,6 +156,7 @@ async def test_a_server_goes_and_comes_back(tmp_path: Path):
         assert down.kind == "TCP_CHECK"
         assert "refused the connection" in down.text
         state = await here.until(CheckStateChanged, lambda each: each.up is False)
+        assert (state.old, state.state) == (CheckState.UNKNOWN, CheckState.DOWN)
         assert state.reason.kind is ReasonKind.CHECK_FAILED
         assert state.reason.subject == f"check/{down.check}"
         (told,) = [each for each in here.bus.published if isinstance(each.event, CheckStateChanged)]
@@ -332,6 +334,9 @@ async def test_ha_suspend_follows_the_address(tmp_path: Path):
         await here.load(suspended)
         await asyncio.sleep(0.1)
         assert here.bus.events(CheckResult) == []
+        state = await here.until(CheckStateChanged, lambda each: True)
+        assert (state.old, state.state) == (CheckState.UNKNOWN, CheckState.SUSPENDED)
+        here.mark()
         here.bus.publish("link/eth0", "addresses", addresses("10.0.0.7/24", "10.9.9.9/32"))
         await here.result(lambda each: each.up)
         here.bus.publish("link/eth0", "addresses", addresses("10.0.0.7/24"))
@@ -355,7 +360,9 @@ async def test_an_operator_suspends_and_runs_checks(tmp_path: Path):
         subject = "checkers/checkers"
         reply = await here.bus.request(subject, SuspendCheck(virtual_server="vs"))
         assert reply == CheckDone(message="1 check(s) suspended")
-        await here.until(CheckStateChanged, lambda each: each.suspended)
+        state = await here.until(CheckStateChanged, lambda each: each.suspended)
+        assert (state.old, state.state) == (CheckState.UP, CheckState.SUSPENDED)
+        assert state.reason.kind is ReasonKind.OPERATOR_RELEASE
         here.mark()
         await asyncio.sleep(0.08)
         assert here.bus.events(CheckResult) == []
