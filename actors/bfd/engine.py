@@ -40,7 +40,7 @@ from holdfast.actors.bfd.packet import CONTROL_PORT, MAX_U32, MULTIHOP_PORT, Pac
 from holdfast.actors.bfd.profiles import SessionSpec
 from holdfast.actors.bfd.sequences import SequenceStore
 from holdfast.actors.bfd.wheel import DetectionWheel, Pacer
-from holdfast.actors.runtime.machine import MS, Action, Deadline, Fact, Instant, S
+from holdfast.actors.runtime.machine import MS, US, Action, Deadline, Fact, Instant, S
 from holdfast.kernel.source_filter import source_filter
 from holdfast.kernel.timers import TimerFd
 from holdfast.kernel.udp_batch import Path, RawUdpSender, Rows, UdpReceiver
@@ -461,16 +461,17 @@ class Engine:
         lane.load(order.packet)
         if lane.path is None:
             return
+        if order.at_once:
+            self._send_one(lane)
         pacer = self._pacers[lane.family]
         group = lane.group
         mult_is_one = lane.machine.config.detect_mult == 1
-        if group is None or (group.interval_us, group.detect_mult_is_one) != (order.interval_us, mult_is_one):
-            pacer.leave(lane)
-            pacer.join(lane, order.interval_us, now)
-            group = lane.group
-        # One that comes to a group whose turn is far away would be silent for longer than an interval.
-        late = group is not None and group.at - now > order.interval_us * 1000
-        if order.at_once or late:
+        if group is not None and (group.interval_us, group.detect_mult_is_one) == (order.interval_us, mult_is_one):
+            return
+        pacer.leave(lane)
+        group = pacer.join(lane, order.interval_us, now)
+        if not order.at_once and group.at - now > order.interval_us * US:
+            # Its group has its turn so late that the peer would hear nothing for more than an interval.
             self._send_one(lane)
 
     def _answer(self, lane: Lane, answer: Answer) -> None:

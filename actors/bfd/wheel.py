@@ -133,7 +133,7 @@ class Pacer:
         self._due: list[tuple[int, int, Group]] = []
         self._count = 0
 
-    def join(self, lane: Lane, interval_us: int, now: int) -> None:
+    def join(self, lane: Lane, interval_us: int, now: int) -> Group:
         """The lane sends its row every `interval_us` from now on, first at the next turn of its group."""
         key = (interval_us, lane.machine.config.detect_mult == 1)
         groups = self._open.setdefault(key, [])
@@ -152,6 +152,7 @@ class Pacer:
         group.send_group.count = len(group.lanes)
         if lane.seals_each:
             group.sealing.add(lane)
+        return group
 
     def leave(self, lane: Lane) -> None:
         """The lane sends nothing periodic any more. Its place is taken by the last of the group."""
