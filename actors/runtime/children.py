@@ -19,6 +19,9 @@ from holdfast.actors.runtime.messages import CellStatus, Orders
 from holdfast.actors.runtime.placement import CellPlan
 from holdfast.bus.messages import EventId
 
+LAST_ROOMS = (frozenset({"notify"}), frozenset({"journal", "gateway"}))
+"""Cells with one of these rooms end after the others: they have the others' last words to carry."""
+
 _orders = msgspec.msgpack.Decoder(Orders)
 
 
@@ -144,3 +147,16 @@ class Child:
         if self.restart_timer is not None:
             self.restart_timer.cancel()
             self.restart_timer = None
+
+
+def waves_of(cells: list[Child]) -> list[list[Child]]:
+    """In which order cells end: those of one list together, one list after the other."""
+    waves: list[list[Child]] = []
+    last = [[child for child in cells if set(child.plan.rooms) & rooms] for rooms in LAST_ROOMS]
+    later = {child.name for wave in last for child in wave}
+    for wave in ([child for child in cells if child.name not in later], *last):
+        seen = {child.name for before in waves for child in before}
+        fresh = [child for child in wave if child.name not in seen]
+        if fresh:
+            waves.append(fresh)
+    return waves

@@ -22,15 +22,14 @@ import msgspec
 
 from holdfast.actors.runtime import placement, process, scheduling, surroundings
 from holdfast.actors.runtime.catalogue import warm
-from holdfast.actors.runtime.cell import SETTINGS_ROOM, SETTINGS_SLICE, CellStart, Start, start_of
-from holdfast.actors.runtime.children import Backoff, Child
+from holdfast.actors.runtime.cell import CellStart, Start, start_of
+from holdfast.actors.runtime.children import Backoff, Child, waves_of
+from holdfast.actors.runtime.dumps import Dumps
 from holdfast.actors.runtime.loading import LoadedConfig, Loader, load_apart
 from holdfast.actors.runtime.messages import (
     CellRestarted,
     CellStateChanged,
     CellStatus,
-    ConfigGeneration,
-    ConfigSlice,
     ConfigState,
     Orders,
     Reload,
@@ -38,6 +37,7 @@ from holdfast.actors.runtime.messages import (
     RestartCell,
 )
 from holdfast.actors.runtime.placement import CellPlan
+from holdfast.actors.runtime.slices import SliceTeller
 from holdfast.actors.runtime.systemd import Systemd
 from holdfast.bus.base import Caller
 from holdfast.bus.cellbus import CellBus
@@ -52,10 +52,7 @@ log = logging.getLogger(__name__)
 STOP_S = 2.0
 EXIT_MISTAKES = 5
 """keepalived's code for a configuration with mistakes in it: a reload does not take it."""
-LAST_ROOMS = (frozenset({"notify"}), frozenset({"journal", "gateway"}))
-"""Cells with one of these rooms end after the others: they have the others' last words to carry."""
 LAST_WORDS_MS = 50
-DUMP_S = 2.0
 APPLY_S = 10.0
 FRESH_START_CRASHES = 5
 """A cell that failed by itself so often in a row begins from nothing: perhaps it dies of the restored state."""
@@ -101,10 +98,10 @@ class Supervisor:
         self._stop_asked = asyncio.Event()
         self._reload_lock = asyncio.Lock()
         self._tasks: set[asyncio.Task[object]] = set()
-        self._slices: dict[str, dict[tuple[str, str], str]] = {}
+        self._slices: SliceTeller
         self._applied = asyncio.Event()
         self._ready_said = False
-        self._dumps: dict[str, asyncio.Future[None]] = {}
+        self._dumps = Dumps(options.run_dir)
         self._looked_at = 0.0
         self.process = ProcessOptions()
         self._place = scheduling.ProcessPlace("supervisor")
@@ -175,8 +172,9 @@ class Supervisor:
         # The first cells are forked before this process has a socket or a thread of its own.
         self.bus = CellBus(self.loop, self.options.run_dir, self.settings.node, "supervisor", keep=False)
         self.bus.serve("supervisor", self._serve)
+        self._slices = SliceTeller(self.bus)
         for child in self.children.values():
-            self._tell_slices(child.plan)
+            self._slices.tell(child.plan, self.number, self.settings)
             self._tell_state(child, Reason(kind=ReasonKind.STARTED, node=self.bus.node, subject=f"cell/{child.name}"))
         self._tell_config(True, (), Reason(kind=ReasonKind.STARTED, node=self.bus.node, subject="config/current"))
         self._looked_at = self.loop.time()
@@ -254,9 +252,7 @@ class Supervisor:
                 child.problem = order.text
                 self._applied.set()
             case "done":
-                waiting = self._dumps.pop(order.path, None)
-                if waiting is not None and not waiting.done():
-                    waiting.set_result(None)
+                self._dumps.done(order.path)
 
     def _say_ready(self) -> None:
         if not self._ready_said and all(child.status is CellStatus.RUNNING for child in self.children.values()):
@@ -368,35 +364,6 @@ class Supervisor:
 
     # --- configuration -----------------------------------------------------------------------------------------
 
-    def _tell_slices(self, plan: CellPlan) -> int:
-        """Publishes what is new or different for one cell, then what it all amounts to. Returns how many changed."""
-        before = self._slices.get(plan.name, {})
-        now: dict[tuple[str, str], str] = {}
-        rooms: dict[str, dict[str, str]] = {room: {} for room in plan.rooms}
-        rooms[SETTINGS_ROOM] = {}
-        changed = 0
-        own = {**plan.slices, SETTINGS_ROOM: {SETTINGS_SLICE: encode(self.settings)}}
-        for room, slices in own.items():
-            for name, data in slices.items():
-                mark = placement.digest(data)
-                now[room, name] = rooms[room][name] = mark
-                if before.get((room, name)) != mark:
-                    changed += 1
-                    part = ConfigSlice(cell=plan.name, room=room, name=name, number=self.number, data=data)
-                    self.bus.publish(f"slice/{plan.name},{room},{name}", "data", part)
-        for room, name in set(before) - set(now):
-            changed += 1
-            self.bus.forget(f"slice/{plan.name},{room},{name}", "data")
-        self._slices[plan.name] = now
-        event = ConfigGeneration(cell=plan.name, number=self.number, rooms=rooms)
-        self.bus.publish(f"slice/{plan.name}", "generation", event)
-        return changed
-
-    def _forget_slices(self, cell: str) -> None:
-        for room, name in self._slices.pop(cell, {}):
-            self.bus.forget(f"slice/{cell},{room},{name}", "data")
-        self.bus.forget(f"slice/{cell}", "generation")
-
     def _tell_config(self, ok: bool, messages: tuple[str, ...], reason: Reason) -> None:
         event = ConfigState(
             ok=ok,
@@ -457,18 +424,17 @@ class Supervisor:
             if child is None:
                 self._add(plan, self.loop.time())
                 child = self.children[plan.name]
-                changed += self._tell_slices(plan)
+                changed += self._slices.tell(plan, self.number, self.settings)
                 self._tell_state(child, self._started_by_reload(child))
             else:
                 child.problem = ""
                 child.plan = plan
-                changed += self._tell_slices(plan)
+                changed += self._slices.tell(plan, self.number, self.settings)
         if leaving:
-            changed += sum(len(self._slices.get(child.name, ())) for child in leaving)
             await self._end_cells(leaving, self.loop.time() + STOP_S, removed=True)
             for child in leaving:
                 del self.children[child.name]
-                self._forget_slices(child.name)
+                changed += self._slices.forget(child.name)
                 self.bus.forget(f"cell/{child.name}", "state")
         return changed
 
@@ -522,25 +488,9 @@ class Supervisor:
         self._spawn(self._collect("statistics", self.options.statistics_file))
 
     async def _collect(self, op: str, target: Path) -> None:
-        """One file of the parts of all cells; a cell that does not answer is named in it."""
-        text = f"------< holdfast {op} {time.ctime()} >------\n {self._summary()}\n"
-        for child in sorted(self.children.values(), key=lambda each: each.name):
-            part = self.options.run_dir / f"{op}.{child.name}"
-            waiting: asyncio.Future[None] = self.loop.create_future()
-            self._dumps[str(part)] = waiting
-            text += f"------< cell {child.name}, {child.status}, pid {child.pid}, restarts {child.restarts} >------\n"
-            try:
-                if not child.tell(Orders(op, path=str(part))):
-                    raise TimeoutError
-                await asyncio.wait_for(waiting, DUMP_S)
-                text += part.read_text(encoding="utf-8", errors="surrogateescape")
-            except (TimeoutError, OSError):
-                text += " (no answer)\n"
-            finally:
-                self._dumps.pop(str(part), None)
-                part.unlink(missing_ok=True)
+        head = f"------< holdfast {op} {time.ctime()} >------\n {self._summary()}\n"
         try:
-            _write_safely(target, text)
+            await self._dumps.collect(op, head, self.children.values(), target)
         except OSError as error:
             log.error("%s: %s", target, error)
 
@@ -555,7 +505,7 @@ class Supervisor:
         self._systemd.stopping()
         log.info("stopping")
         until = self.loop.time() + STOP_S
-        waves = _waves(list(self.children.values()))
+        waves = waves_of(list(self.children.values()))
         for index, wave in enumerate(waves):
             # A later wave keeps at least a fifth of a second of the two.
             await self._end_cells(wave, until - 0.2 * (len(waves) - 1 - index), grace_ms=LAST_WORDS_MS if index else 0)
@@ -581,30 +531,6 @@ class Supervisor:
         waiting = [child.exited for child in cells if child.alive and child.exited is not None]
         if waiting:
             await asyncio.wait(waiting, timeout=1.0)
-
-
-def _waves(cells: list[Child]) -> list[list[Child]]:
-    """In which order cells end."""
-    waves: list[list[Child]] = []
-    last = [[child for child in cells if set(child.plan.rooms) & rooms] for rooms in LAST_ROOMS]
-    later = {child.name for wave in last for child in wave}
-    for wave in ([child for child in cells if child.name not in later], *last):
-        seen = {child.name for before in waves for child in before}
-        fresh = [child for child in wave if child.name not in seen]
-        if fresh:
-            waves.append(fresh)
-    return waves
-
-
-def _write_safely(target: Path, text: str) -> None:
-    """The file is new whatever lies at its name: a link that someone put into /tmp is replaced, not followed."""
-    new = target.with_name(f".{target.name}.{os.getpid()}")
-    with contextlib.suppress(FileNotFoundError):
-        new.unlink()
-    fd = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
-    with os.fdopen(fd, "w", encoding="utf-8", errors="surrogateescape") as file:
-        file.write(text)
-    new.replace(target)
 
 
 def _signal_name(number: int | None) -> str | None:

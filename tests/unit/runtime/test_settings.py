@@ -11,6 +11,8 @@ from hypothesis import strategies as st
 from holdfast.config import settings as settings_module
 from holdfast.config.settings import PeerSettings, Settings, SettingsError, load, parse
 
+KEY = "rq:rM>}U?@Lns47E1%kR.o@n%FcmmsL/@{H8]yf7"
+
 
 def test_an_empty_file_is_all_defaults(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(settings_module.socket, "gethostname", lambda: "lb1.example.org")
@@ -33,7 +35,7 @@ def test_a_full_file() -> None:
         listen = ["192.0.2.1:7000", "[2001:db8::1]:7000"]
         [[peers]]
         name = "lb1"
-        key = "abc"
+        key = "rq:rM>}U?@Lns47E1%kR.o@n%FcmmsL/@{H8]yf7"
         role = "replica"
         endpoint = "tcp://192.0.2.2:7000"
         [bfd]
@@ -43,7 +45,7 @@ def test_a_full_file() -> None:
     assert (got.node, got.vip_lease, got.address_repair) == ("lb2", 5, "report")
     assert got.placement == {"checkers": "worker"}
     assert got.journal.max_age_days == 7.0
-    assert got.peers == (PeerSettings(name="lb1", key="abc", role="replica", endpoint="tcp://192.0.2.2:7000"),)
+    assert got.peers == (PeerSettings(name="lb1", key=KEY, role="replica", endpoint="tcp://192.0.2.2:7000"),)
     assert got.bfd == {"anything": {"at": "all"}}
 
 
