@@ -26,7 +26,7 @@ from xml.etree import ElementTree
 ROOT = Path(__file__).resolve().parents[2]
 MODULES = (
     "ip_vs ip_vs_rr ip_vs_wrr ip_vs_lc ip_vs_wlc ip_vs_lblc ip_vs_lblcr ip_vs_sh ip_vs_mh ip_vs_dh ip_vs_fo ip_vs_ovf "
-    "ip_vs_sed ip_vs_nq ip_vs_twos ip_vs_ftp ip_vs_pe_sip dummy veth macvlan ipip ip6_tunnel sit fou ip_gre "
+    "ip_vs_sed ip_vs_nq ip_vs_twos ip_vs_ftp ip_vs_pe_sip dummy veth bridge macvlan ipip ip6_tunnel sit fou ip_gre "
     "nf_conntrack nf_tables nft_ct nft_chain_nat iptable_mangle xt_mark ip6table_mangle ip_tables ip6_tables"
 )
 NO_REPORT = 70
@@ -157,9 +157,12 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--timeout", type=float, default=1200, help="seconds until the guest is ended")
     parser.add_argument("--memory", default="2G")
     parser.add_argument("--junit", type=Path, help="where the JUnit report is copied to")
+    parser.add_argument("--tests", default="tests/ipvs", help="which tests instead of the whole set")
     parser.add_argument("--pytest", default="", help="more words for pytest, e.g. '-k nat'")
     parser.add_argument("command", nargs="*")
     options = parser.parse_args(arguments)
+    # Whoever ends us ends the guest too.
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     folder = Path(tempfile.mkdtemp(prefix="holdfast-guest-"))
     try:
         if options.command:
@@ -171,7 +174,7 @@ def main(arguments: list[str]) -> int:
             "pytest",
             "-m",
             "uml",
-            "tests/ipvs",
+            options.tests,
             "-p",
             "no:cacheprovider",
             f"--junit-xml={report}",

@@ -1,13 +1,33 @@
-"""Twin runs: the same file and the same faults under both daemons; table, FIFO lines and scripts are equal."""
+"""Twin runs: the same file and the same faults under both daemons; table, FIFO lines and scripts are equal.
+
+The scenarios mostly wait, so several are played at a time, all that were selected, when the first one is asked for.
+"""
 
 from __future__ import annotations
+
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 from twin import play, read_scenario, scenarios
 
-pytestmark = [pytest.mark.uml, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.uml, pytest.mark.timeout(1200)]
+
+AT_A_TIME = 3
+
+
+@pytest.fixture(scope="module")
+def results(request: pytest.FixtureRequest):
+    """What each selected scenario found, as futures by name."""
+    paths: list[Path] = [
+        item.callspec.params["path"]
+        for item in request.session.items
+        if isinstance(item, pytest.Function) and item.module is request.module
+    ]
+    with ThreadPoolExecutor(AT_A_TIME) as pool:
+        yield {path.stem: pool.submit(play, read_scenario(path)) for path in paths}
 
 
 @pytest.mark.parametrize("path", scenarios(), ids=lambda path: path.stem)
-def test_twins_agree(path) -> None:
-    assert play(read_scenario(path)) == []
+def test_twins_agree(path: Path, results: dict[str, Future[list[str]]]) -> None:
+    assert results[path.stem].result() == []

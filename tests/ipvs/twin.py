@@ -75,7 +75,12 @@ class Daemon:
             daemon = ["keepalived", "-n", "-l", "-D", "-f", str(self.config), *pids]
         else:
             program = str(Path(sys.executable).parent / "holdfast")
-            daemon = [program, "run", "-n", "-l", "-f", str(self.config), "--run-dir", str(self.folder / "run")]
+            # One cell for everything: many daemons start in a guest with one processor.
+            rooms = ("watch", "vrrp", "bfd", "checkers", "ipvs", "notify", "gateway", "journal")
+            settings = self.folder / "holdfast.toml"
+            settings.write_text("[placement]\n" + "".join(f'{room} = "all"\n' for room in rooms))
+            daemon = [program, "run", "-n", "-l", "-f", str(self.config), "--settings", str(settings)]
+            daemon += ["--run-dir", str(self.folder / "run")]
         return ["ip", "netns", "exec", self.world.lb, *daemon]
 
     def start(self) -> None:

@@ -80,8 +80,8 @@ class Echo(asyncio.DatagramProtocol):
         self.transport.sendto(data, addr)
 
 
-class Servers(threading.Thread):
-    """The real servers of one world: TCP ones answer each line with their address before it, or with a page."""
+class Inside(threading.Thread):
+    """A thread with a loop that has entered a network namespace."""
 
     def __init__(self, namespace: str) -> None:
         super().__init__(daemon=True)
@@ -89,9 +89,6 @@ class Servers(threading.Thread):
         self.loop = asyncio.new_event_loop()
         self._ready = threading.Event()
         self._problem: OSError | None = None
-        self._open: dict[tuple[str, int, str], Any] = {}
-        self._pages: dict[tuple[str, int], tuple[int, bytes]] = {}
-        self._connections: dict[tuple[str, int], set[asyncio.StreamWriter]] = {}
 
     def run(self) -> None:
         try:
@@ -111,16 +108,31 @@ class Servers(threading.Thread):
             raise self._problem
 
     def close(self) -> None:
+        """Ends it."""
+        if self.is_alive():
+            self.loop.call_soon_threadsafe(self.loop.stop)
+            self.join(5)
+
+    def do(self, work: Coroutine[Any, Any, Any], timeout_s: float = 10.0) -> Any:
+        """Runs it there, waits for its end, returns what it returns."""
+        return asyncio.run_coroutine_threadsafe(work, self.loop).result(timeout_s)
+
+
+class Servers(Inside):
+    """Real servers: TCP ones answer each line with `NAMESPACE ADDRESS PORT LINE`, or with a page."""
+
+    def __init__(self, namespace: str) -> None:
+        super().__init__(namespace)
+        self._open: dict[tuple[str, int, str], Any] = {}
+        self._pages: dict[tuple[str, int], tuple[int, bytes]] = {}
+        self._connections: dict[tuple[str, int], set[asyncio.StreamWriter]] = {}
+
+    def close(self) -> None:
         """Ends it with all that is open."""
         if self.is_alive():
             for address, port, _ in list(self._open):
                 self.do(self._close(address, port))
-            self.loop.call_soon_threadsafe(self.loop.stop)
-            self.join(5)
-
-    def do(self, work: Coroutine[Any, Any, None]) -> None:
-        """Runs it there, waits for its end."""
-        asyncio.run_coroutine_threadsafe(work, self.loop).result(10)
+        super().close()
 
     def up(self, address: str, port: int) -> None:
         """Accepts connections."""
@@ -166,7 +178,7 @@ class Servers(threading.Thread):
         while line := await reader.readline():
             page = self._pages.get((address, port))
             if page is None:
-                writer.write(f"{address} {port} ".encode() + line)
+                writer.write(f"{self.namespace} {address} {port} ".encode() + line)
                 await writer.drain()
                 continue
             while (await reader.readline()).strip():
