@@ -247,9 +247,9 @@ class CheckMachine:
         return None if self.suspended else self._next_at
 
     @property
-    def next_at(self) -> Instant:
-        """When the next run is planned."""
-        return self._next_at
+    def running(self) -> bool:
+        """A run is under way."""
+        return self._running
 
     def state(self) -> State:
         """What a successor has to know."""

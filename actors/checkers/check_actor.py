@@ -220,6 +220,7 @@ class RunningCheck(CheckActor):
         self._stepping = False
         self._probe: Probe | None = None
         self._step = 0
+        self._released = False
 
     def on_start(self) -> None:
         """The first run is planned."""
@@ -241,6 +242,7 @@ class RunningCheck(CheckActor):
                 raise message.error
 
     def release(self) -> None:
+        self._released = True
         self.around.poller.timers.set(self, None, self._due)
         if self._probe is not None:
             self._probe.cancel()
@@ -273,7 +275,15 @@ class RunningCheck(CheckActor):
         self.around.poller.timers.set(self, at, self._due)
 
     def _due(self, _now: Instant) -> None:
-        self.step(Deadline())
+        if self.machine.running:
+            self.step(Deadline())
+        else:
+            self.around.turnstile.enter(self._start_due)
+
+    def _start_due(self) -> None:
+        # It may have waited for its turn: meanwhile the check may have ended, or a command have started the run.
+        if not self._released and not self.machine.running:
+            self.step(Deadline())
 
     def _carry_out(self, action: Action) -> None:
         match action:

@@ -10,6 +10,7 @@ import asyncio
 import hashlib
 import importlib
 import pkgutil
+from collections import deque
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, ClassVar, Generic, TypeVar
@@ -31,6 +32,41 @@ STEPS_OF_A_RUN = 4
 """A run may take connect_timeout for each of connect, TLS handshake, first byte and the rest of the answer."""
 
 
+class Turnstile:
+    """Lets so many runs start in one turn of the loop; the others wait for the next turns, in order.
+
+    Thousands of checks may be due at once (`warmup 0`). Sockets and time-outs have their turn in between.
+    """
+
+    STARTS_A_TURN = 50
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self._left = self.STARTS_A_TURN
+        self._waiting: deque[Callable[[], None]] = deque()
+        self._scheduled = False
+
+    def enter(self, go: Callable[[], None]) -> None:
+        """Calls `go`, now or on a later turn."""
+        if not self._scheduled:
+            self._scheduled = True
+            self._loop.call_soon(self._turn)
+        if self._left and not self._waiting:
+            self._left -= 1
+            go()
+        else:
+            self._waiting.append(go)
+
+    def _turn(self) -> None:
+        self._left = self.STARTS_A_TURN
+        while self._waiting and self._left:
+            self._left -= 1
+            self._waiting.popleft()()
+        self._scheduled = bool(self._waiting)
+        if self._scheduled:
+            self._loop.call_soon(self._turn)
+
+
 class Surroundings:
     """What a check finds in its cell."""
 
@@ -47,6 +83,7 @@ class Surroundings:
         self.poller = poller
         self.bus = bus
         self.run_dir = run_dir
+        self.turnstile = Turnstile(loop)
         self.settings = CheckersGlobals()
         self.kept: dict[str, Any] = {}
         """Things that all checks of a kind share (a TLS context), by a name of theirs."""

@@ -29,6 +29,7 @@ from holdfast.actors.checkers.config import (
     SslClient,
     TcpCheck,
 )
+from holdfast.actors.checkers.kinds import Turnstile
 from holdfast.actors.checkers.messages import (
     CheckDone,
     CheckNotRun,
@@ -490,6 +491,24 @@ async def test_a_large_configuration_leaves_the_loop_its_turns(tmp_path: Path):
         here.context.configure("checkers", 2, slices)
         await here.room.settled()
         assert here.room.running
+
+
+async def test_so_many_runs_start_in_one_turn(tmp_path: Path):
+    """All are due at once; the loop has its turns in between, and none is left out or runs twice."""
+    async with cell(tmp_path) as here, tcp_server(silent) as port:
+        checks = [
+            msgspec.structs.replace(
+                tcp(port, delay_loop_us=60_000_000), connection=at(port, bind_address=f"127.0.2.{n}")
+            )
+            for n in range(1, 201)
+        ]
+        running: list[int] = []
+        await here.load(service("vs", *checks))
+        while len(here.bus.events(CheckResult)) < 200:
+            running.append(len(here.room.poller))
+            await asyncio.sleep(0)
+    assert max(running) <= 3 * Turnstile.STARTS_A_TURN
+    assert sorted(each.runs for each in here.bus.events(CheckResult)) == [1] * 200  # type: ignore[attr-defined]
 
 
 async def test_dump(tmp_path: Path):
