@@ -17,6 +17,7 @@ COMMANDS = {
     "reload": "holdfast.cli.control:reload",
     "release": "holdfast.cli.control:release",
     "resume": "holdfast.cli.control:resume",
+    "drain": "holdfast.cli.drain:drain",
     "keys": "holdfast.cli.keys:keys",
     "schema": "holdfast.cli.schema:schema",
     "replay": "holdfast.cli.replay:replay_command",

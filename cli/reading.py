@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 import msgspec
 
+from holdfast.actors.ipvs.config import IpvsGlobals
 from holdfast.actors.registry import TABLES
 from holdfast.actors.runtime.loading import LoadedConfig
 from holdfast.actors.vrrp.config import VrrpRoom
@@ -77,6 +78,9 @@ class Reading(msgspec.Struct, frozen=True, kw_only=True):
             room = msgspec.msgpack.decode(rooms["vrrp"]["room"], type=VrrpRoom)
             kept = msgspec.structs.replace(room, dont_release=True)
             rooms["vrrp"] = {"room": msgspec.msgpack.encode(kept)}
+        if self.keep_ipvs and "ipvs" in rooms:
+            lasting = msgspec.msgpack.decode(rooms["ipvs"][GLOBALS], type=IpvsGlobals)
+            rooms["ipvs"][GLOBALS] = msgspec.msgpack.encode(msgspec.structs.replace(lasting, dont_release=True))
         return rooms
 
 
