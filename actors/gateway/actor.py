@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from pathlib import Path
 
 import msgspec
@@ -15,11 +16,14 @@ import zmq
 
 from holdfast.actors.gateway.access import AccessList, RefusalLog, Told
 from holdfast.actors.gateway.door import Door, Stream
+from holdfast.actors.gateway.facts import facts_of
 from holdfast.actors.gateway.messages import GatewayState, PeerState, PeerStatus, Refusal, Refused
+from holdfast.actors.gateway.owners import ForgetOwners, OwnersMachine, Reach, TellOwners
 from holdfast.actors.gateway.peer import Carried, Peer, failed
 from holdfast.actors.gateway.roles import is_private
 from holdfast.actors.runtime.actor import LoopActor
 from holdfast.actors.runtime.cell import CellContext
+from holdfast.actors.runtime.machine import Deadline, Duration, Fact
 from holdfast.bus import keys, topics
 from holdfast.bus.base import BusError, Caller, RequestTimeout, UnknownMessage
 from holdfast.bus.cellbus import CellBus
@@ -67,6 +71,7 @@ class GatewayActor(LoopActor):
         self._said_at = 0.0
         self._timer: asyncio.TimerHandle | None = None
         self._retry_at = 0.0
+        self._owners = OwnersMachine(ctx.node)
         self._subscription: HubSubscription
 
     def on_start(self) -> None:
@@ -194,12 +199,14 @@ class GatewayActor(LoopActor):
         for topic in list(self.bus.relayed(node)):
             self.bus.forget_relayed(topic)
         self.stream.forget_node(topics.quote(node) + "/")
+        self._weigh(Reach(node, False, known=False))
 
     def _forget_strangers(self) -> None:
         """After a restart: what is retained of nodes goes out again, as the last that was heard of them."""
         for node in self.bus.relayed_nodes():
             for envelope in self.bus.relayed(node).values():
                 self.stream.publish(envelope)
+                self._consider(envelope)
 
     # --- events --------------------------------------------------------------------------------------------------
 
@@ -207,6 +214,7 @@ class GatewayActor(LoopActor):
         """An event of this node, on its way out."""
         if not is_private(envelope.topic):
             self.stream.publish(envelope)
+            self._consider(envelope)
 
     def _came(self, envelope: Envelope) -> None:
         """An event of another node, on its way in, and out to those who follow the cluster through this node."""
@@ -216,6 +224,7 @@ class GatewayActor(LoopActor):
         if not isinstance(envelope, Carried) or envelope.frame is None or envelope.gone:
             self.bus.forget_relayed(topic)
             self.stream.forget(topic)
+            self._consider(envelope)
             return
         known = self.bus.store.entries.get(topic)
         if known is not None and known.id == envelope.id:
@@ -227,6 +236,7 @@ class GatewayActor(LoopActor):
             self.bus.counters.count_bad(error, f"node {envelope.id.node}")
             return
         self.stream.publish(told, envelope.frame)
+        self._consider(told)
 
     def _joined(self, name: str) -> None:
         """All that the node retains has come: what a former life of this cell retained besides is gone there."""
@@ -240,13 +250,44 @@ class GatewayActor(LoopActor):
             level = logging.WARNING if state.state is PeerStatus.UNREACHABLE else logging.INFO
             log.log(level, "node %s is %s", state.peer, state.state)
         self.bus.publish(f"node/{state.peer}", "state", state)
+        if state.state is not PeerStatus.CONNECTING:
+            self._weigh(Reach(state.peer, state.state is PeerStatus.REACHABLE))
+
+    # --- who owns what -------------------------------------------------------------------------------------------
+
+    def _consider(self, envelope: Envelope) -> None:
+        """An event of any node, for the owners of virtual addresses."""
+        for fact in facts_of(envelope, self._age(envelope)):
+            self._weigh(fact)
+
+    def _age(self, envelope: Envelope) -> Duration:
+        """How long ago an event was sent, by our clock and what is known of the other's."""
+        peer = self.peers.get(envelope.id.node)
+        best = None if peer is None else peer.clock.best
+        offset = 0 if best is None else best.offset_ns
+        return Duration(max(0, time.time_ns() + offset - envelope.wall_ns))
+
+    def _weigh(self, fact: Fact) -> None:
+        for action in self._owners.step(fact, monotonic()):
+            match action:
+                case TellOwners(event=event):
+                    if event.alarm and event.state is not event.old:
+                        log.warning("%s: %s: %s", event.address, event.state, "; ".join(event.differences))
+                    self.bus.publish(f"virtual-address/{event.address}", "owners", event)
+                case ForgetOwners(address=address):
+                    self.bus.forget(f"virtual-address/{address}", "owners")
+        self.ctx.timers.set("owners", self._owners.deadline, lambda _: self._weigh(Deadline()))
 
     # --- commands ------------------------------------------------------------------------------------------------
 
-    def _from_here(self, request: Request, caller: Caller) -> asyncio.Future[Answer] | None:
-        """A command of this node for another one; None: no such node is known."""
+    def _from_here(self, request: Request, caller: Caller) -> asyncio.Future[Answer]:
+        """A command of this node for another one."""
         peer = self.peers.get(request.to)
-        return None if peer is None else peer.forward(request, FORWARD_S)
+        if peer is not None:
+            return peer.forward(request, FORWARD_S)
+        done: asyncio.Future[Answer] = self.ctx.loop.create_future()
+        done.set_result(failed(request, "no-such-node", f"{self.ctx.node} knows no node {request.to}"))
+        return done
 
     def _from_outside(self, request: Request, caller: Caller) -> asyncio.Future[Answer]:
         """A command that came through the door; the caller's role has been looked at."""

@@ -49,7 +49,7 @@ WATCHED = (
     | zmq.EVENT_HANDSHAKE_FAILED_AUTH
 )
 _FAILED = (zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL, zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL)
-_MECHANISM_MISMATCH = 0x11000001  # ZMQ_PROTOCOL_ERROR_ZMTP_MECHANISM_MISMATCH
+_MECHANISM_MISMATCH = 0x11000002  # ZMQ_PROTOCOL_ERROR_ZMTP_MECHANISM_MISMATCH
 ADDRESSES_MAX = 4096
 
 Refuse = Callable[[str, Refusal, str, str], None]
@@ -181,7 +181,7 @@ class Door:
         if len(words) < 8 or words[2] != b"1.0":
             log.error("ZeroMQ asks in a way that is not understood: %d parts", len(words))
             return
-        route, number, address, mechanism = words[:2], words[3], words[5].decode("ascii", "replace"), words[7]
+        route, number, address, mechanism = words[:2], words[3], _shown(words[5].decode("ascii", "replace")), words[7]
         peer = None
         if mechanism == b"CURVE" and len(words) == 9 and len(words[8]) == 32:
             key = public_of_bytes(words[8])
@@ -285,8 +285,13 @@ def _address_of(fd: int) -> str:
     with contextlib.suppress(OSError):
         copy = os.dup(fd)
         with sockets.socket(fileno=copy) as connection:
-            return str(connection.getpeername()[0]).removeprefix("::ffff:")
+            return _shown(str(connection.getpeername()[0]))
     return ""
+
+
+def _shown(address: str) -> str:
+    """An IPv4 peer of a socket for both families looks like IPv4."""
+    return address.removeprefix("::ffff:")
 
 
 def _property(frame: zmq.Frame, name: str) -> str:
