@@ -25,8 +25,8 @@ def drain(
 ) -> None:
     """Let the connections of SERVER end; it gets no new ones.
 
-    SERVER and --service are written as everywhere: [10.0.0.2]:tcp:80, FWM 3. The server is out of the pool when its last
-    connection has ended, or at the time limit, and stays out until --undo.
+    SERVER and --service are written as everywhere: [10.0.0.2]:tcp:80, FWM 3. The server is out of the pool when its
+    last connection has ended, or at the time limit, and stays out until --undo.
     """
     command = Drain(real_server=server, virtual_server=service, undo=undo, remove=not keep, timeout_s=timeout)
     reply = ask(run_dir, f"rs/{server}", command, 5.0)
