@@ -15,7 +15,7 @@ from holdfast.actors.runtime.messages import CellStateChanged
 from holdfast.bus.client import Client
 from holdfast.cli.common import Exit, json_option, no_daemon, print_json, run_dir_option
 from holdfast.cli.rooms import import_messages
-from holdfast.cli.views import bfd_view, cells_view, checks_view, lvs_view, render, vrrp_view
+from holdfast.cli.views import bfd_view, cells_view, checks_view, cluster_view, lvs_view, render, vrrp_view
 from holdfast.cli.views.report import Report
 
 ANSWER_S = 2.0
@@ -42,10 +42,11 @@ def collect(client: Client, names: list[str]) -> Report:
 
 @click.command()
 @click.argument("view", required=False, type=click.Choice(list(VIEWS)))
+@click.option("--cluster", is_flag=True, help="All nodes: who is there, who owns each virtual address, alarms.")
 @click.option("--wide", is_flag=True, help="Every detail: trackers, statistics, lateness.")
 @run_dir_option
 @json_option
-def status(view: str | None, wide: bool, run_dir: Path, as_json: bool) -> None:
+def status(view: str | None, cluster: bool, wide: bool, run_dir: Path, as_json: bool) -> None:
     """Show who owns each virtual address, since when and why; cells, sessions, servers.
 
     VIEW limits it to one of them. Exit code 4 when something is in FAULT, a cell is dead, the last reload was refused,
@@ -53,7 +54,9 @@ def status(view: str | None, wide: bool, run_dir: Path, as_json: bool) -> None:
     """
     import_messages()
     with Client(run_dir) as client:
-        report = collect(client, [view] if view else list(VIEWS))
+        report = collect(client, [view] if view else [] if cluster else list(VIEWS))
+        if cluster:
+            cluster_view.collect(client, report)
     if as_json:
         print_json(report.as_json())
     else:

@@ -103,8 +103,9 @@ class Holder(msgspec.Struct, frozen=True, kw_only=True):
 class AddressOwners(Event, frozen=True, kw_only=True, tag="gateway.owners"):
     """Who owns a virtual address, as this node sees the cluster. Retained on `NODE/virtual-address/ADDRESS/owners`.
 
-    alarm: two nodes own it, or none. differences: what differs between those that should agree, for people. reason:
-    what stands behind an alarm, as far as it is known; None without one.
+    alarm: two nodes own it, or none. differences: what differs between those that should agree, for people. outside:
+    the address of a master that is heard and is no node of the cluster (then the state is `unknown`). reason: what
+    stands behind an alarm, as far as it is known; None without one.
     """
 
     address: str
@@ -113,4 +114,5 @@ class AddressOwners(Event, frozen=True, kw_only=True, tag="gateway.owners"):
     alarm: bool
     holders: tuple[Holder, ...]
     differences: tuple[str, ...] = ()
+    outside: str = ""
     reason: Reason | None = None

@@ -26,6 +26,8 @@ HOLD_MIN = seconds(0.1)
 DOWN_INTERVALS = 4
 """A backup that began to listen so many intervals ago has either heard a master or become one."""
 HEARD_INTERVALS = 3
+HEARD_MAX = 64
+"""Addresses remembered for one instance: anybody on its link can make up more."""
 AGAIN_EVERY = seconds(1.0)
 """An alarm whose particulars change is told again this often at most."""
 
@@ -177,7 +179,10 @@ class OwnersMachine:
         found = self._instances.get((fact.node, fact.instance))
         if found is None:
             return set()
-        found.listening.heard[fact.source] = now
+        heard = found.listening.heard
+        heard[fact.source] = now
+        if len(heard) > HEARD_MAX:
+            del heard[min(heard, key=lambda source: heard[source])]
         if fact.interval is not None:
             found.interval = fact.interval
             found.listening.master = fact.source
@@ -258,10 +263,22 @@ class OwnersMachine:
             return OwnersStatus.TWO
         if owners:
             return OwnersStatus.ONE
+        if self._outside(there):
+            return OwnersStatus.UNKNOWN
         away = [key for key in keys if key[0] in self._unreachable]
         if any(self._instances[key].event.state is VrrpState.MASTER for key in away):
             return OwnersStatus.UNKNOWN
         return OwnersStatus.NONE
+
+    def _outside(self, keys: list[Key]) -> str:
+        """The address of a master that a backup hears and that no node of the cluster is."""
+        ours = {found.listening.address for found in self._instances.values()}
+        for key in keys:
+            found = self._instances[key]
+            master = found.listening.master
+            if found.event.state is VrrpState.BACKUP and master and master not in ours:
+                return master
+        return ""
 
     def _event(
         self, address: str, keys: list[Key], old: OwnersStatus, status: OwnersStatus, now: Instant
@@ -284,6 +301,7 @@ class OwnersMachine:
             alarm=alarm,
             holders=holders,
             differences=differences,
+            outside=self._outside(keys) if status is OwnersStatus.UNKNOWN else "",
             reason=reason,
         )
 

@@ -1,4 +1,4 @@
-"""The journal: every event of the node, kept in a file (file.py).
+"""The journal: every event of the node, and of the other nodes as far as the gateway brings them, in a file (file.py).
 
 Events are gathered for a moment and written in one transaction by a thread of its own, so that a slow disk delays
 nothing in this cell. When the file cannot be written (a full disk) the journal stops with an alarm, tries again now
@@ -63,7 +63,7 @@ class JournalActor(LoopActor):
             (ctx.run_dir / POINTER).write_text(f"{self.path}\n", encoding="utf-8")
         except OSError as error:
             log.error("%s: %s", ctx.run_dir / POINTER, error)
-        self._subscription = ctx.bus.subscribe("", self._event)
+        self._subscription = ctx.bus.subscribe("", self._event, node="*")
         ctx.on_stop(self._close)
         ctx.on_statistics(lambda: f"journal: {self.path}, {self.lost} events lost\n")
         self._prune_timer = ctx.loop.call_later(PRUNE_EVERY_S, self._prune_later)

@@ -6,17 +6,18 @@ from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
-from rich.table import Table
 
+from holdfast.cli.views import cluster_render
 from holdfast.cli.views.report import Report
-
-COLOURS = {"MASTER": "green", "BACKUP": "cyan", "FAULT": "red", "Up": "green", "Down": "red", "dead": "red"}
+from holdfast.cli.views.words import coloured, duration, plain_table
 
 
 def show(report: Report, *, wide: bool, only: str | None) -> None:
     """Prints everything that was collected."""
     console = Console(highlight=False, soft_wrap=True)
     console.print(f"[bold]{report.node}[/bold]  ({report.run_dir})")
+    if report.cluster is not None:
+        cluster_render.show(console, report.cluster)
     if report.vrrp is not None:
         _vrrp(console, report, wide=wide)
     if report.bfd:
@@ -33,39 +34,13 @@ def show(report: Report, *, wide: bool, only: str | None) -> None:
             console.print(f"[red]![/red] {line}")
 
 
-def _plain(*columns: str) -> Table:
-    table = Table(box=None, pad_edge=False, header_style="bold dim")
-    for column in columns:
-        table.add_column(column, overflow="fold")
-    return table
-
-
-def _colour(word: str) -> str:
-    colour = COLOURS.get(word)
-    return f"[{colour}]{word}[/{colour}]" if colour else word
-
-
-def duration(seconds: float) -> str:
-    """`3d04h`, `2h05m`, `4m10s`, `12.3s`."""
-    if seconds < 60:
-        return f"{seconds:.1f}s"
-    minutes, rest = divmod(int(seconds), 60)
-    if minutes < 60:
-        return f"{minutes}m{rest:02d}s"
-    hours, minutes = divmod(minutes, 60)
-    if hours < 48:
-        return f"{hours}h{minutes:02d}m"
-    days, hours = divmod(hours, 24)
-    return f"{days}d{hours:02d}h"
-
-
 def _vrrp(console: Console, report: Report, *, wide: bool) -> None:
     assert report.vrrp is not None
     if not report.vrrp:
         return
-    table = _plain("INSTANCE", "STATE", "FOR", "PRIORITY", "MASTER", "ADDRESSES")
+    table = plain_table("INSTANCE", "STATE", "FOR", "PRIORITY", "MASTER", "ADDRESSES")
     for each in report.vrrp:
-        state = _colour(each["state"]) + (" (maintenance)" if each["released"] else "")
+        state = coloured(each["state"]) + (" (maintenance)" if each["released"] else "")
         priority = str(each["effective"]) + (f" ({each['base']})" if each["base"] != each["effective"] else "")
         master = "this node" if each["state"] == "MASTER" else (each["master"] or "-")
         addresses = " ".join(each["addresses"]) + f" on {each['interface']}"
@@ -88,17 +63,17 @@ def _vrrp(console: Console, report: Report, *, wide: bool) -> None:
                 f"  [dim]{each['name']}[/dim]: VRID {each['vrid']}, version {each['version']}, {lease}; {counts}"
             )
     for group in report.groups or []:
-        console.print(f"  group {group['name']}: {_colour(group['state'])} ({', '.join(group['members'])})")
+        console.print(f"  group {group['name']}: {coloured(group['state'])} ({', '.join(group['members'])})")
     if wide and report.delays:
         console.print(f"  deadlines late: {', '.join(f'{key} {value}' for key, value in report.delays.items())}")
 
 
 def _bfd(console: Console, sessions: list[dict[str, Any]]) -> None:
-    table = _plain("SESSION", "STATE", "NEIGHBOR", "TX/RX", "DETECTION", "FOR", "WHY")
+    table = plain_table("SESSION", "STATE", "NEIGHBOR", "TX/RX", "DETECTION", "FOR", "WHY")
     for each in sessions:
         table.add_row(
             each["name"],
-            _colour(each["state"]),
+            coloured(each["state"]),
             each["neighbor"],
             f"{each['transmit_us'] / 1000:g}/{each['receive_us'] / 1000:g} ms",
             f"{each['detection_us'] / 1000:g} ms",
@@ -110,7 +85,7 @@ def _bfd(console: Console, sessions: list[dict[str, Any]]) -> None:
 
 
 def _services(console: Console, services: list[dict[str, Any]]) -> None:
-    table = _plain("SERVICE / SERVER", "STATE", "WEIGHT", "ACTIVE", "INACTIVE", "CONN/S", "CHECKS")
+    table = plain_table("SERVICE / SERVER", "STATE", "WEIGHT", "ACTIVE", "INACTIVE", "CONN/S", "CHECKS")
     for service in services:
         state = "[green]up[/green]" if service["up"] else "[red]no quorum[/red]"
         rate = str(service["counters"]["connections_per_s"])
@@ -140,7 +115,7 @@ def _services(console: Console, services: list[dict[str, Any]]) -> None:
 
 
 def _checks(console: Console, checks: list[dict[str, Any]]) -> None:
-    table = _plain("CHECK", "RESULT", "LATENCY", "SERVERS", "REASON")
+    table = plain_table("CHECK", "RESULT", "LATENCY", "SERVERS", "REASON")
     for each in checks:
         result = {True: "[green]up[/green]", False: "[red]down[/red]", None: "-"}[each["up"]]
         servers = ", ".join(sorted({target["real_server"] for target in each["targets"]}))
@@ -152,14 +127,14 @@ def _checks(console: Console, checks: list[dict[str, Any]]) -> None:
 
 def _cells(console: Console, report: Report) -> None:
     assert report.cells is not None
-    table = _plain("CELL", "STATUS", "PID", "RESTARTS", "ROOMS", "BUS")
+    table = plain_table("CELL", "STATUS", "PID", "RESTARTS", "ROOMS", "BUS")
     for each in report.cells:
         bus = each.get("bus", {})
         counts = f"{bus.get('published', 0)} sent, {bus.get('dropped', 0)} dropped, {bus.get('missed', 0)} missed"
         status = each["status"] if each["answers"] else "dead"
         rooms = ", ".join(each.get("rooms", [])) or "-"
         table.add_row(
-            each["name"], _colour(status), str(each.get("pid", "-")), str(each.get("restarts", 0)), rooms, counts
+            each["name"], coloured(status), str(each.get("pid", "-")), str(each.get("restarts", 0)), rooms, counts
         )
     console.print()
     console.print(table)
