@@ -14,7 +14,7 @@ from holdfast.actors.checkers.config import MiscCheck
 from holdfast.actors.checkers.kinds import Checker, Surroundings, plain_schedule
 from holdfast.actors.checkers.messages import Target
 from holdfast.actors.checkers.sockets import Probe
-from holdfast.actors.runtime.machine import US, Duration, Instant, S, later
+from holdfast.actors.runtime.machine import MS, US, Duration, Instant, S, later
 from holdfast.actors.runtime.programs import judge as may_run
 from holdfast.kernel.program_access import Access
 from holdfast.kernel.programs import Ended, Run
@@ -23,6 +23,10 @@ log = logging.getLogger(__name__)
 
 KILL_AFTER = Duration(2 * S)
 """How long a program that ran into misc_timeout has to heed TERM before it is killed."""
+
+_LOOK_AGAIN = Duration(20 * MS)
+_START_WITHIN = Duration(10 * S)
+"""What starting a program may take beside misc_timeout, before the run is given up."""
 
 
 def judge(ended: Ended, *, timed_out: bool, dynamic: bool, name: str) -> Outcome:
@@ -50,7 +54,7 @@ def judge(ended: Ended, *, timed_out: bool, dynamic: bool, name: str) -> Outcome
 class MiscProbe(Probe):
     """One run of the program."""
 
-    __slots__ = ("_checker", "_forced", "_over", "_run", "_timed_out")
+    __slots__ = ("_checker", "_forced", "_late", "_over", "_run", "_timed_out")
 
     def __init__(self, checker: MiscChecker, done: Callable[[Outcome], None]) -> None:
         super().__init__(done)
@@ -58,6 +62,7 @@ class MiscProbe(Probe):
         self._run: Run | None = None
         self._timed_out = False
         self._forced = False
+        self._late = False
         self._over = False
 
     def begin(self) -> None:
@@ -102,7 +107,15 @@ class MiscProbe(Probe):
     def _deadline(self, _now: Instant) -> None:
         if self._over or self._run is None:
             return
-        if not self._timed_out:
+        if self._run.pid is None:
+            # The helper that starts programs has not come to it yet (its own start, a busy host): that is not the
+            # program's time.
+            self._late = True
+            self._set(_LOOK_AGAIN)
+        elif self._late:
+            self._late = False
+            self._set(Duration(self._checker.spec.timeout_us * US))
+        elif not self._timed_out:
             self._timed_out = True
             self._run.signal(signal.SIGTERM)
             self._set(KILL_AFTER)
@@ -143,7 +156,7 @@ class MiscChecker(Checker[MiscCheck]):
 
     @classmethod
     def schedule_of(cls, spec: MiscCheck) -> Schedule:
-        cap = Duration(spec.timeout_us * US + KILL_AFTER + S)
+        cap = Duration(spec.timeout_us * US + KILL_AFTER + _START_WITHIN)
         return msgspec.structs.replace(plain_schedule(spec, cap), from_start=True)
 
     def prepare(self) -> Access:

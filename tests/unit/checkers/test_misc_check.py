@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import signal
+from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
@@ -90,6 +91,35 @@ async def test_a_program_that_comes_later_is_run(tmp_path: Path):
         path.write_text("#!/bin/sh\nexit 0\n")
         path.chmod(0o755)
         assert (await run()).verdict is Verdict.OK
+
+
+class SlowPrograms:
+    """A helper that takes its time to start programs, and whose programs end when they are told to."""
+
+    pid: int | None = None
+
+    def __init__(self) -> None:
+        self.signals: list[int] = []
+
+    def start(self, program: object, ended: Callable[[Ended], None], **_: object) -> SlowPrograms:
+        self.ended = ended
+        return self
+
+    def signal(self, number: int) -> None:
+        self.signals.append(number)
+        self.ended(Ended(signal=number))
+
+
+async def test_the_time_before_the_program_starts_is_not_its_own(tmp_path: Path):
+    async with Lab(tmp_path) as lab:
+        lab.around.programs = slow = SlowPrograms()  # type: ignore[assignment]
+        run = asyncio.ensure_future(lab.probe(misc("/bin/true", timeout_s=0.1)))
+        await asyncio.sleep(0.25)
+        assert slow.signals == []
+        slow.pid = 4711
+        outcome = await run
+    assert outcome.text.endswith("timed out")
+    assert slow.signals == [signal.SIGTERM]
 
 
 @pytest.mark.parametrize(
