@@ -14,12 +14,11 @@ import msgspec
 
 from holdfast.bus.envelope import Envelope
 from holdfast.bus.messages import EventId, Evidence, Reason, ReasonKind
+from holdfast.cli.peer_story import Clocks, story_of_the_peer
 
 NS = 1_000_000_000
 PEER_KINDS = frozenset({ReasonKind.PEER_SILENT, ReasonKind.PEER_RESIGNED})
 """Reasons whose own story is told by another node."""
-
-SELF_STORY = ("started", "killed", "restarted", "stalled", "stopped", "operator-release", "link-down")
 
 
 class Explanation(msgspec.Struct, frozen=True, kw_only=True):
@@ -89,6 +88,7 @@ def explain(
     """The newest `limit` transitions of `subject`, not later than `at_wall_ns`, each with its chain of reasons."""
     everything = list(history)
     by_id = {envelope.id: envelope for envelope in everything}
+    clocks = Clocks(everything)
     result: list[Explanation] = []
     for envelope in transitions(everything, subject):
         if at_wall_ns is not None and envelope.wall_ns > at_wall_ns:
@@ -105,7 +105,7 @@ def explain(
                 old=states[0],
                 new=states[1],
                 reason=envelope.event.reason,  # type: ignore[attr-defined]
-                chain=tuple(_chain(envelope, by_id, everything)),
+                chain=tuple(_chain(envelope, by_id, everything, clocks)),
             )
         )
         if len(result) == limit:
@@ -113,7 +113,9 @@ def explain(
     return result
 
 
-def _chain(envelope: Envelope, by_id: dict[EventId, Envelope], everything: list[Envelope]) -> list[Reason]:
+def _chain(
+    envelope: Envelope, by_id: dict[EventId, Envelope], everything: list[Envelope], clocks: Clocks
+) -> list[Reason]:
     chain: list[Reason] = []
     seen: set[EventId] = set()
     todo = [envelope]
@@ -126,7 +128,7 @@ def _chain(envelope: Envelope, by_id: dict[EventId, Envelope], everything: list[
         if isinstance(reason, Reason) and not any(_same(reason, other) for other in chain):
             chain.append(reason)
             if reason.kind in PEER_KINDS:
-                story = _story_of_the_peer(current, reason, everything)
+                story = story_of_the_peer(current, reason, everything, clocks)
                 if story is not None:
                     todo.append(story)
         todo.extend(by_id[cause] for cause in current.causes if cause in by_id)
@@ -136,28 +138,6 @@ def _chain(envelope: Envelope, by_id: dict[EventId, Envelope], everything: list[
 def _same(one: Reason, other: Reason) -> bool:
     """Two tellers of one thing: the tracker that saw it, and the instance that acted on it."""
     return (one.kind, one.node, one.subject) == (other.kind, other.node, other.subject)
-
-
-def _story_of_the_peer(envelope: Envelope, reason: Reason, everything: list[Envelope]) -> Envelope | None:
-    """What the node that fell silent or resigned says about itself, near that time: its newest telling event."""
-    subject = subject_of(envelope)
-    vrid = getattr(envelope.event, "vrid", None)
-    silent_s = reason.evidence.get("last_advert_s_ago", 0)
-    since = envelope.wall_ns - int((float(silent_s or 0) + 2.0) * NS)
-    best: Envelope | None = None
-    for other in everything:
-        if other.id.node == envelope.id.node or not since <= other.wall_ns:
-            continue
-        told = getattr(other.event, "reason", None)
-        if not isinstance(told, Reason):
-            continue
-        about_it = (
-            (subject_of(other) == subject or (vrid is not None and getattr(other.event, "vrid", None) == vrid))
-            and getattr(other.event, "old", None) == "MASTER"
-        ) or (subject_of(other).startswith("cell/") and told.kind.value in SELF_STORY)
-        if about_it and (best is None or abs(other.wall_ns - envelope.wall_ns) < abs(best.wall_ns - envelope.wall_ns)):
-            best = other
-    return best
 
 
 # ---------------------------------------------------------------- in words
@@ -211,7 +191,10 @@ def _rest(evidence: Evidence, used: tuple[str, ...]) -> str:
     for key, value in evidence.items():
         if key in used or value is None:
             continue
-        name, unit = (key[:-2], " s") if key.endswith("_s") else (key, "")
+        if key.endswith("_s_ago"):
+            name, unit = key[:-6], " s ago"
+        else:
+            name, unit = (key[:-2], " s") if key.endswith("_s") else (key, "")
         parts.append(f"{name.replace('_', ' ')} {_number(value)}{unit}")
     return f" ({', '.join(parts)})" if parts else ""
 
@@ -220,7 +203,9 @@ def _peer_silent(_reason: Reason, evidence: Evidence, wall_ns: int | None) -> st
     master = evidence.get("master") or "no master"
     ago = evidence.get("last_advert_s_ago")
     limit = evidence.get("limit_s")
-    rest = _rest(evidence, ("master", "last_advert_s_ago", "limit_s"))
+    rest = _rest(evidence, ("master", "last_advert_s_ago", "limit_s", "waited_s"))
+    if ago is None and limit is None:
+        return "the owners do not hear each other"
     if ago is None:
         return f"no master was heard for {_number(limit)} s{rest}"
     at = f"last advert {clock(wall_ns - int(float(ago) * NS))}, " if wall_ns is not None else "last advert "
@@ -252,9 +237,13 @@ PHRASES: dict[ReasonKind, Callable[[Reason, Evidence, int | None], str]] = {
     ReasonKind.RELOAD: _plain("a reload changed {subject}"),
     ReasonKind.OPERATOR_RELEASE: _plain("an operator released {name} for maintenance"),
     ReasonKind.OPERATOR_RESUME: _plain("an operator ended the maintenance of {name}"),
-    ReasonKind.PEER_RESIGNED: _plain("{master} resigned (advert of priority 0)", "master"),
+    ReasonKind.PEER_RESIGNED: _plain(
+        "{master} resigned (advert of priority 0)", "master", "waited_s", "last_advert_s_ago"
+    ),
     ReasonKind.PEER_HIGHER_PRIORITY: _plain("{master} advertises a better claim", "master"),
-    ReasonKind.PEER_LOWER_PRIORITY: _plain("the master {master} has a lower priority than we", "master"),
+    ReasonKind.PEER_LOWER_PRIORITY: _plain(
+        "the master {master} has a lower priority than we", "master", "limit_s", "waited_s"
+    ),
     ReasonKind.LINK_DOWN: _plain("the link {name} went down"),
     ReasonKind.LINK_UP: _plain("the link {name} came up"),
     ReasonKind.LINK_MISSING: _plain("the interface {name} does not exist"),

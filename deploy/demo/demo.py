@@ -95,14 +95,17 @@ class Router:
             log=self.folder / "log",
         )
         if self.tail is None:
-            words = (HOLDFAST, "tail", "--run-dir", str(self.run_dir), "--prefix", "vrrp/", "--prefix", "cell/")
+            words = (HOLDFAST, "tail", "--run-dir", str(self.run_dir), "vrrp/", "cell/")
             self.tail = self.net.start(self.node, *words, pipe=True)
             threading.Thread(target=self._show, daemon=True).start()
 
     def _show(self) -> None:
         assert self.tail is not None and self.tail.stdout is not None
         for line in self.tail.stdout:
-            print(f"  {COLOURS.get(self.node, '')}{self.node}{PLAIN} | {line.rstrip()}", flush=True)
+            sys.stdout.write(
+                f"  {COLOURS.get(self.node, '')}{self.node}{PLAIN} | {line.rstrip()}\n"
+            )  # one write a line
+            sys.stdout.flush()
 
     def state(self) -> str:
         """MASTER, BACKUP, FAULT of the gateway as `holdfast status --json` says; empty when no daemon answers."""
