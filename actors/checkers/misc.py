@@ -117,8 +117,8 @@ class MiscProbe(Probe):
             self._set(Duration(self._checker.spec.timeout_us * US))
         elif not self._timed_out:
             self._timed_out = True
-            self._run.signal(signal.SIGTERM)
             self._set(KILL_AFTER)
+            self._run.signal(signal.SIGTERM)
         elif not self._forced:
             self._forced = True
             self._run.signal(signal.SIGKILL)

@@ -137,7 +137,7 @@ async def test_slow_byte_by_byte(tmp_path: Path):
     ],
 )
 async def test_bad(tmp_path: Path, serve: Serve, words: str):
-    outcome = await look(tmp_path, serve, 0.2)
+    outcome = await look(tmp_path, serve, 0.2 if serve is silent else 5.0)
     assert outcome.verdict is Verdict.FAILED
     assert words in outcome.text
 
