@@ -63,6 +63,15 @@ DIFFERENCES = (
         "2.2.7 reads the rest as a line of its own; holdfast ignores the whole line and says so (5).",
     ),
     (
+        "`\\\\#` and `\\\\!` in the middle of a line",
+        "2.2.7 writes them to the copy that its processes read, where they begin a comment after all; holdfast takes "
+        "them as characters, as keepalived.conf(5) says.",
+    ),
+    (
+        "Two unicast instances with one VRID and one peer, without source addresses",
+        "2.2.7 reports them only when their interface has an address at that moment; holdfast always does (5).",
+    ),
+    (
         "An include inside a definition's body",
         "2.2.7 ends the definition there; holdfast includes the file where the definition is used, and warns (5).",
     ),

@@ -72,6 +72,8 @@ class Definitions:
         out: list[str] = []
         spans: list[tuple[int, int, bool]] = []
         warnings: list[ExpansionWarning] = []
+        further: tuple[str, ...] = ()
+        further_index = 0
         size = 0
         replaced = 0
         while todo:
@@ -99,11 +101,8 @@ class Definitions:
                 if tail.strip() or any(part[0].strip() for part in todo):
                     hint = "several lines can only stand at the end of a line"
                     raise ExpansionError(f"'{match.group()}' has several lines", at, hint)
-                first = self.expand("".join(out) + value[0], directory, most_bytes) if "$" in value[0] else None
-                head_text = first.text if first else "".join(out) + value[0]
-                spans.append((size, at, True))
-                further = (*(first.further if first else ()), *value[1:])
-                return Expansion(head_text, tuple(spans), further, at, tuple(warnings))
+                further = (*value[1:], *further)
+                further_index = at
             if tail:
                 todo.append((tail, origin if inside else origin + match.end(), inside))
             if value[0]:
@@ -113,7 +112,7 @@ class Definitions:
             return Expansion(text, (), (), 0, tuple(warnings))
         if len(result) > most_bytes and len(result.encode("utf-8", "surrogateescape")) > most_bytes:
             raise ExpansionError("line too long after expansion: ignored", 0, f"at most {most_bytes} bytes")
-        return Expansion(result, tuple(spans) or ((0, 0, True),), (), 0, tuple(warnings))
+        return Expansion(result, tuple(spans) or ((0, 0, True),), further, further_index, tuple(warnings))
 
     def _value(
         self, use: re.Match[str], directory: str, index: int, warnings: list[ExpansionWarning]
