@@ -2,7 +2,8 @@
 
 Clocks of hosts differ and messages overtake each other. So events wait for `hold_s`, and leave in the order of their
 wall clocks after correction by what is known of each node's clock; an event whose cause is among those that wait
-leaves after it, whatever the clocks say. Events of one publisher never change places.
+leaves after it, whatever the clocks say, and one
+whose cause may still be on its way waits its whole time. Events of one publisher never change places.
 """
 
 from __future__ import annotations
@@ -16,6 +17,8 @@ from holdfast.bus.envelope import Envelope
 from holdfast.bus.messages import EventId
 
 HOLD_S = 0.3
+RELEASED_MAX = 8192
+"""Events remembered after they left: a cause among them is not waited for."""
 
 
 class _Waiting(msgspec.Struct):
@@ -33,6 +36,7 @@ class CausalOrder:
         self._hold_ns = int(hold_s * 1e9)
         self._waiting: dict[EventId, _Waiting] = {}
         self._last: dict[tuple[str, str], int] = {}
+        self._released: dict[EventId, None] = {}
 
     def corrected(self, envelope: Envelope) -> int:
         """The event's wall clock on our clock, ns."""
@@ -57,8 +61,7 @@ class CausalOrder:
         ripe = [each for each in self._waiting.values() if now_ns - each.came_ns >= self._hold_ns]
         if not ripe:
             return []
-        until = max(each.at_ns for each in ripe)
-        wanted = {name for name, each in self._waiting.items() if each.at_ns <= until}
+        wanted = {each.envelope.id for each in ripe}
         # A cause belongs before its effect even when its node's clock is ahead by more than we know.
         todo = list(wanted)
         while todo:
@@ -66,13 +69,35 @@ class CausalOrder:
                 if cause in self._waiting and cause not in wanted:
                     wanted.add(cause)
                     todo.append(cause)
-        chosen = {name: self._waiting.pop(name) for name in wanted}
-        return _sorted(chosen)
+        self._add_earlier(wanted, max(each.at_ns for each in ripe))
+        return self._release({name: self._waiting.pop(name) for name in wanted})
+
+    def _add_earlier(self, wanted: set[EventId], until_ns: int) -> None:
+        """What came later and happened earlier leaves with them, unless a cause of it may still be on its way."""
+        earlier = {name: each for name, each in self._waiting.items() if each.at_ns <= until_ns}
+        blocked: set[tuple[str, str]] = set()
+        for envelope in _sorted(earlier):
+            name = envelope.id
+            if name in wanted:
+                continue
+            stream = (name.node, name.cell)
+            if stream in blocked or not all(cause in wanted or cause in self._released for cause in envelope.causes):
+                blocked.add(stream)
+            else:
+                wanted.add(name)
+
+    def _release(self, chosen: dict[EventId, _Waiting]) -> list[Envelope]:
+        found = _sorted(chosen)
+        for each in found:
+            self._released[each.id] = None
+        while len(self._released) > RELEASED_MAX:
+            self._released.pop(next(iter(self._released)))
+        return found
 
     def flush(self) -> list[Envelope]:
         """Everything that waits, in order."""
         chosen, self._waiting = self._waiting, {}
-        return _sorted(chosen)
+        return self._release(chosen)
 
 
 def in_order(envelopes: Iterable[Envelope], offsets: Mapping[str, int]) -> list[Envelope]:
