@@ -414,10 +414,11 @@ class BfdMachine:
             return [Refreshed(), *self._transmission()]
         if silent < detection:
             changed = self._enter(State.DOWN, Cause.ECHO_LOST, silent, detection, self.remote_mult)
-            return [changed, *self._echo(now), *self._transmission()]
-        changed = self._enter(State.DOWN, Cause.SILENT, silent, detection, self.remote_mult)
-        self._forget_peer()
-        return [changed, *self._echo(now), *self._transmission()]
+        else:
+            changed = self._enter(State.DOWN, Cause.SILENT, silent, detection, self.remote_mult)
+            self._forget_peer()
+        # The packet first: the peer may be alive and only deaf, and it leaves in microseconds.
+        return [*self._transmission(), changed, *self._echo(now)]
 
     def _forget_peer(self) -> None:
         self.remote_discriminator = 0

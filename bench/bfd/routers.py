@@ -47,6 +47,8 @@ class Program:
         self.processes: list[subprocess.Popen[bytes]] = []
         self.core: int | None = None
         self.realtime = False
+        self.more = ""
+        """More of a keepalived.conf."""
 
     def start(self) -> None:
         """Runs it."""
@@ -67,7 +69,7 @@ class Program:
             for n, (mine, theirs) in enumerate(self.sessions)
         ]
         path = self.folder / "keepalived.conf"
-        path.write_text("global_defs {\n  router_id bench\n}\n" + "".join(blocks))
+        path.write_text("global_defs {\n  router_id bench\n}\n" + "".join(blocks) + self.more)
         return path
 
     def _start_keepalived(self) -> None:
@@ -249,6 +251,7 @@ __all__ = [
     "UP",
     "Cable",
     "Lab",
+    "NetNs",
     "Program",
     "Tap",
     "bench_folder",
@@ -259,4 +262,5 @@ __all__ = [
     "pss_mib",
     "summary",
     "table",
+    "wait_until",
 ]
