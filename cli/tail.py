@@ -28,6 +28,8 @@ HIDDEN = ("slice/",)
 
 QUIET = ("cell.bus", "watch.addresses", "bfd.memory", "notify.progress")
 """Bookkeeping; shown with --all, and always as JSON."""
+QUIET_ASPECTS = ("bus", "addresses", "memory", "progress")
+"""The same, by the last word of the topic: what is gone has no type any more."""
 
 
 @click.command()
@@ -65,7 +67,8 @@ def tail(
         nonlocal left
         if envelope.id in seen or any(envelope.subject.startswith(hidden) for hidden in HIDDEN):
             return
-        if not (everything or as_json) and not envelope.gone and tag_of(envelope.event) in QUIET:
+        quiet = envelope.aspect in QUIET_ASPECTS if envelope.gone else tag_of(envelope.event) in QUIET
+        if quiet and not (everything or as_json):
             return
         click.echo(json.dumps(envelope_json(envelope), default=str) if as_json else line(envelope, node=cluster))
         left -= 1
