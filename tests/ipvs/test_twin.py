@@ -9,7 +9,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from twin import play, read_scenario, scenarios
+from twin import ZYGOTE, play, read_scenario, scenarios
 
 pytestmark = [pytest.mark.uml, pytest.mark.timeout(1200)]
 
@@ -26,6 +26,7 @@ def results(request: pytest.FixtureRequest):
     ]
     with ThreadPoolExecutor(AT_A_TIME) as pool:
         yield {path.stem: pool.submit(play, read_scenario(path)) for path in paths}
+    ZYGOTE.close()
 
 
 @pytest.mark.parametrize("path", scenarios(), ids=lambda path: path.stem)

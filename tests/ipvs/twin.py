@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import json
 import os
 import select
 import shlex
@@ -36,11 +37,86 @@ from world import World, run
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
-GRACE_S = 8.0
+GRACE_S = 15.0
 """After `settle_s`, how long the two may take to agree."""
 
-START_S = 30.0
+POLL_S = 0.3
+"""Between two looks at the tables: the guest has one processor, and looking costs some of it."""
+
+START_S = 90.0
 """How long a daemon may take until its table has something in it."""
+
+
+class Forked:
+    """A daemon that the zygote forked; as much of Popen's face as is used here."""
+
+    def __init__(self, pid: int) -> None:
+        self.pid = pid
+
+    def poll(self) -> int | None:
+        """None while it lives."""
+        try:
+            os.kill(self.pid, 0)
+        except ProcessLookupError:
+            return 0
+        return None
+
+    def wait(self, timeout: float) -> int:
+        """As Popen.wait."""
+        until = time.monotonic() + timeout
+        while self.poll() is None:
+            if time.monotonic() > until:
+                raise subprocess.TimeoutExpired("holdfast", timeout)
+            time.sleep(0.02)
+        return 0
+
+    def send_signal(self, number: int) -> None:
+        """As Popen.send_signal."""
+        os.kill(self.pid, number)
+
+    def terminate(self) -> None:
+        """As Popen.terminate."""
+        self.send_signal(signal.SIGTERM)
+
+
+class Zygote:
+    """Forks holdfast daemons (zygote.py). One for all scenarios, started when it is first needed."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._process: subprocess.Popen[str] | None = None
+
+    def fork(self, namespace: str, argv: list[str], log: Path) -> Forked:
+        """A daemon in the namespace; it writes to the log."""
+        with self._lock:
+            if self._process is None:
+                self._process = subprocess.Popen(
+                    [sys.executable, str(HERE / "zygote.py")],
+                    stdin=subprocess.PIPE,
+                    stdout=subprocess.PIPE,
+                    text=True,
+                    cwd=ROOT,
+                )
+                assert self._answer() == "ready"
+            assert self._process.stdin is not None
+            self._process.stdin.write(json.dumps({"namespace": namespace, "argv": argv, "log": str(log)}) + "\n")
+            self._process.stdin.flush()
+            return Forked(int(self._answer()))
+
+    def _answer(self) -> str:
+        assert self._process is not None and self._process.stdout is not None
+        return self._process.stdout.readline().strip()
+
+    def close(self) -> None:
+        """No daemon after this."""
+        if self._process is not None:
+            assert self._process.stdin is not None
+            self._process.stdin.close()
+            self._process.wait(10)
+            self._process = None
+
+
+ZYGOTE = Zygote()
 
 
 class Daemon:
@@ -58,7 +134,7 @@ class Daemon:
         notify.write_text(f'#!/bin/sh\necho "$@" >> {self.calls}\n')
         notify.chmod(0o755)
         self.write(config)
-        self.process: subprocess.Popen[bytes] | None = None
+        self.process: subprocess.Popen[bytes] | Forked | None = None
         self.lines: list[str] = []
         self._ended = threading.Event()
         self._reader = threading.Thread(target=self._read_fifo, daemon=True)
@@ -69,24 +145,28 @@ class Daemon:
         self.config.write_text(text)
 
     def command(self) -> list[str]:
-        """How it is started."""
+        """How it is started, without the namespace. holdfast: the arguments alone."""
         if self.kind == "keepalived":
             pids = [f"--{name}={self.folder}/{name}" for name in ("pid", "vrrp_pid", "checkers_pid", "bfd_pid")]
             daemon = ["keepalived", "-n", "-l", "-D", "-f", str(self.config), *pids]
         else:
-            program = str(Path(sys.executable).parent / "holdfast")
             # One cell for everything: many daemons start in a guest with one processor.
             rooms = ("watch", "vrrp", "bfd", "checkers", "ipvs", "notify", "gateway", "journal")
             settings = self.folder / "holdfast.toml"
             settings.write_text("[placement]\n" + "".join(f'{room} = "all"\n' for room in rooms))
-            daemon = [program, "run", "-n", "-l", "-f", str(self.config), "--settings", str(settings)]
+            daemon = ["run", "-n", "-l", "-f", str(self.config), "--settings", str(settings)]
             daemon += ["--run-dir", str(self.folder / "run")]
-        return ["ip", "netns", "exec", self.world.lb, *daemon]
+        return daemon
 
     def start(self) -> None:
         """Starts it, again after `kill`."""
-        with (self.folder / "log").open("ab") as log:
-            self.process = subprocess.Popen(self.command(), stdout=log, stderr=log, cwd=ROOT, start_new_session=True)
+        path = self.folder / "log"
+        if self.kind == "holdfast":
+            self.process = ZYGOTE.fork(self.world.lb, self.command(), path)
+        else:
+            command = ["ip", "netns", "exec", self.world.lb, *self.command()]
+            with path.open("ab") as log:
+                self.process = subprocess.Popen(command, stdout=log, stderr=log, cwd=ROOT, start_new_session=True)
         if not self._reader.is_alive():
             self._reader.start()
 
@@ -98,7 +178,7 @@ class Daemon:
                     descriptor = os.open(self.fifo, os.O_RDONLY | os.O_NONBLOCK)
                 except OSError as problem:
                     assert problem.errno == errno.ENOENT, problem
-                    time.sleep(0.02)
+                    time.sleep(0.1)
                     continue
             select.select([descriptor], [], [], 0.1)
             try:
@@ -109,7 +189,7 @@ class Daemon:
                 # Nobody writes just now; it may be another FIFO by the time somebody does.
                 os.close(descriptor)
                 descriptor = -1
-                time.sleep(0.02)
+                time.sleep(0.1)
                 continue
             *lines, rest = (rest + data).split(b"\n")
             self.lines.extend(line.strip(b"\0").decode() for line in lines)
@@ -289,13 +369,13 @@ def _compare(step: Step, daemons: list[Daemon]) -> list[str]:
             problems = _judge(step, daemons)
             if not problems or late:
                 return problems
-        time.sleep(0.1)
+        time.sleep(POLL_S)
 
 
 def _wait_for_start(daemons: list[Daemon]) -> None:
     until = time.monotonic() + START_S
     while time.monotonic() < until and not all(daemon.world.glance() for daemon in daemons):
-        time.sleep(0.1)
+        time.sleep(POLL_S)
 
 
 def _judge(step: Step, daemons: list[Daemon]) -> list[str]:

@@ -225,6 +225,7 @@ class World:
         self.folder.mkdir(parents=True)
         self.servers = Servers(self.srv)
         self._ipvs: Ipvs | None = None
+        self._loop = asyncio.new_event_loop()
 
     def open(self) -> None:
         """Builds the namespaces and starts the servers."""
@@ -240,6 +241,7 @@ class World:
         self.servers.close()
         if self._ipvs is not None:
             self._ipvs.close()
+        self._loop.close()
         for namespace in (self.lb, self.srv):
             for pid in run("ip", "netns", "pids", namespace, check=False).split():
                 if int(pid) != os.getpid():
@@ -296,4 +298,4 @@ class World:
                 found.append((service.spec, sorted(record.spec for record in records)))
             return sorted(found, key=repr)
 
-        return asyncio.run(read())
+        return self._loop.run_until_complete(read())
