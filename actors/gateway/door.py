@@ -22,7 +22,7 @@ from zmq.utils.monitor import parse_monitor_message
 from holdfast.actors.gateway.access import AccessList, Budget
 from holdfast.actors.gateway.messages import Refusal
 from holdfast.actors.gateway.roles import may_command
-from holdfast.actors.gateway.sockets import REQUEST_BYTES_MAX, ZAP_ENDPOINT, command_endpoint, server
+from holdfast.bus.tcp import REQUEST_BYTES_MAX, ZAP_ENDPOINT, command_endpoint, server
 from holdfast.bus.base import Caller
 from holdfast.bus.codec import Forgotten, encode
 from holdfast.bus.counters import Counters

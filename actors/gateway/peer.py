@@ -16,7 +16,7 @@ import zmq
 from holdfast.actors.gateway.clock import ClockEstimate
 from holdfast.actors.gateway.machine import Answered, Ask, Asked, PeerMachine, Tell
 from holdfast.actors.gateway.messages import PeerState, PeerStatus, Refusal
-from holdfast.actors.gateway.sockets import client, command_endpoint
+from holdfast.bus.tcp import client, command_endpoint
 from holdfast.actors.runtime.machine import Action, Deadline, Fact, Instant
 from holdfast.bus import topics
 from holdfast.bus.codec import Forgotten, UnknownEvent, encode, tag_of

@@ -1,7 +1,8 @@
-"""What the gateway's tcp sockets are set to: keys, heartbeats, limits. Both ends of a connection are here.
+"""What tcp sockets are set to: keys, heartbeats, limits. Both ends of a connection are here:
+the gateway's and a client's.
 
-Plain tcp cannot get in: a CURVE socket ends a connection that does not begin with a CURVE greeting. ZeroMQ asks our
-ZAP handler (door.py) about each key; only keys of holdfast.toml pass.
+Plain tcp cannot get in: a CURVE socket ends a connection that does not begin with a CURVE greeting. ZeroMQ asks the
+gateway's ZAP handler (actors/gateway/door.py) about each key; only keys of holdfast.toml pass.
 """
 
 from __future__ import annotations
