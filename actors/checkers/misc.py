@@ -54,7 +54,7 @@ def judge(ended: Ended, *, timed_out: bool, dynamic: bool, name: str) -> Outcome
 class MiscProbe(Probe):
     """One run of the program."""
 
-    __slots__ = ("_checker", "_forced", "_late", "_over", "_run", "_timed_out")
+    __slots__ = ("_checker", "_forced", "_over", "_run", "_started", "_timed_out")
 
     def __init__(self, checker: MiscChecker, done: Callable[[Outcome], None]) -> None:
         super().__init__(done)
@@ -62,7 +62,7 @@ class MiscProbe(Probe):
         self._run: Run | None = None
         self._timed_out = False
         self._forced = False
-        self._late = False
+        self._started = False
         self._over = False
 
     def begin(self) -> None:
@@ -82,16 +82,15 @@ class MiscProbe(Probe):
             self._start(access)
 
     def _start(self, access: Access) -> None:
-        spec = self._checker.spec
         if access.program is None:
-            self._finish(not_run(access.problem or f"[{spec.script}] may not be run"))
+            self._finish(not_run(access.problem or f"[{self._checker.spec.script}] may not be run"))
             return
         around = self._checker.around
         if around.programs is None:
             self._finish(not_run("this cell starts no programs"))
             return
         self._run = around.programs.start(access.program, self._ended)
-        self._set(Duration(spec.timeout_us * US))
+        self._set(_LOOK_AGAIN)
 
     def cancel(self) -> None:
         if self._over:
@@ -110,10 +109,9 @@ class MiscProbe(Probe):
         if self._run.pid is None:
             # The helper that starts programs has not come to it yet (its own start, a busy host): that is not the
             # program's time.
-            self._late = True
             self._set(_LOOK_AGAIN)
-        elif self._late:
-            self._late = False
+        elif not self._started:
+            self._started = True
             self._set(Duration(self._checker.spec.timeout_us * US))
         elif not self._timed_out:
             self._timed_out = True
