@@ -44,7 +44,7 @@ from holdfast.actors.vrrp.messages import VrrpStateChanged
 from holdfast.bus import topics
 from holdfast.bus.base import Caller, Subscription
 from holdfast.bus.envelope import Envelope
-from holdfast.bus.messages import Command, Failed, Reply
+from holdfast.bus.messages import Command, EventId, Failed, Reply
 from holdfast.kernel.base import KernelError
 from holdfast.kernel.ipvs import Ipvs
 from holdfast.kernel.ipvs_types import IpvsTable, ServiceKey, ServiceOrder, Timeouts, Verb
@@ -81,7 +81,10 @@ class Room:
         self._counting: set[asyncio.Task[None]] = set()
         self._syncd: SyncDaemons | None = None
         self._timeouts_before: Timeouts | None = None
-        self._check_targets: dict[str, tuple[Target, ...]] = {}
+        self._results: dict[str, CheckResult] = {}
+        """The newest result of each check, by subject."""
+        self._reporting: dict[str, dict[str, EventId]] = {}
+        """Which of them speak for a virtual server, with the ids of their events."""
         self._checks: Subscription | None = None
         self._instance: tuple[str, Subscription] | None = None
         self._draining: set[str] = set()
@@ -146,7 +149,8 @@ class Room:
             # After the first facts: results find their servers in place.
             self._checks = self.bus.subscribe("check/", self._check_told)
         elif changed:
-            self._repeat_results(changed)
+            for name in changed:
+                self._repeat_results(name)
         self._reconciler.start()
 
     async def _decode(self, generation: Generation) -> dict[str, VirtualServer]:
@@ -256,15 +260,33 @@ class Room:
 
     def _check_told(self, envelope: Envelope) -> None:
         event = envelope.event
+        subject = envelope.subject
         if isinstance(event, CheckResult):
-            self._check_targets[envelope.subject] = event.targets
+            before = self._results.get(subject)
+            if before is not None and before.targets != event.targets:
+                self._forget_targets(subject, before, event.targets)
+            self._results[subject] = event
             for target in event.targets:
-                self._report(target, event, envelope)
+                self._reporting.setdefault(target.virtual_server, {})[subject] = envelope.id
+                self._report(target, event, envelope.id)
         elif envelope.gone and envelope.aspect == "result":
-            for target in self._check_targets.pop(envelope.subject, ()):
-                self._tell(target.virtual_server, CheckForgotten(server=target.real_server, check=target.check))
+            before = self._results.pop(subject, None)
+            if before is not None:
+                self._forget_targets(subject, before, ())
 
-    def _report(self, target: Target, event: CheckResult, envelope: Envelope) -> None:
+    def _forget_targets(self, subject: str, before: CheckResult, left: tuple[Target, ...]) -> None:
+        """A check does not speak for some servers any more."""
+        services = {target.virtual_server for target in left}
+        for target in before.targets:
+            if target not in left:
+                self._tell(target.virtual_server, CheckForgotten(server=target.real_server, check=target.check))
+            if target.virtual_server not in services:
+                reporting = self._reporting.get(target.virtual_server, {})
+                reporting.pop(subject, None)
+                if not reporting:
+                    self._reporting.pop(target.virtual_server, None)
+
+    def _report(self, target: Target, event: CheckResult, cause: EventId) -> None:
         fact = CheckReported(
             server=target.real_server,
             check=target.check,
@@ -276,16 +298,17 @@ class Room:
             text=event.text,
             latency_us=event.latency_us,
             attempt=event.attempt,
-            cause=envelope.id,
+            cause=cause,
         )
         self._tell(target.virtual_server, fact)
 
-    def _repeat_results(self, changed: dict[str, VirtualServer]) -> None:
-        """A virtual server that came with a reload hears what checks it shares have said before."""
-        fresh = self.bus.subscribe("check/", self._check_told)
-        if self._checks is not None:
-            self._checks.close()
-        self._checks = fresh
+    def _repeat_results(self, name: str) -> None:
+        """A virtual server that a reload brought or changed hears what its checks have said before."""
+        for subject, cause in self._reporting.get(name, {}).items():
+            event = self._results[subject]
+            for target in event.targets:
+                if target.virtual_server == name:
+                    self._report(target, event, cause)
 
     def _tell(self, service: str, fact: Fact) -> None:
         ref = self.actors.get(service)

@@ -156,6 +156,19 @@ async def test_results_from_before_the_start_count() -> None:
     await house.stop()
 
 
+async def test_a_result_that_comes_before_its_reload_counts_after_it() -> None:
+    house = House()
+    await house.configure(virtual(real(1)))
+    await house.check(2, False)
+    await house.configure(virtual(real(1), real(2)))
+    assert house.pool() == {"10.0.1.1": 1}
+    house.others.forget("check/tcp-2", "result")
+    await house.configure(virtual(real(1)))
+    await house.configure(virtual(real(1), real(2)))
+    assert house.pool() == {"10.0.1.1": 1, "10.0.1.2": 1}
+    await house.stop()
+
+
 async def test_a_reload_touches_only_what_changed() -> None:
     house = House()
     other = msgspec.structs.replace(virtual(real(1)), name="[10.0.0.2]:tcp:80", address="10.0.0.2")
