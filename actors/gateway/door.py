@@ -22,7 +22,6 @@ from zmq.utils.monitor import parse_monitor_message
 from holdfast.actors.gateway.access import AccessList, Budget
 from holdfast.actors.gateway.messages import Refusal
 from holdfast.actors.gateway.roles import may_command
-from holdfast.bus.tcp import REQUEST_BYTES_MAX, ZAP_ENDPOINT, command_endpoint, server
 from holdfast.bus.base import Caller
 from holdfast.bus.codec import Forgotten, encode
 from holdfast.bus.counters import Counters
@@ -33,6 +32,7 @@ from holdfast.bus.publisher import Publisher
 from holdfast.bus.server import CommandServer, Foreign
 from holdfast.bus.sockets import LoopSocket, end_context, new_context
 from holdfast.bus.store import RetainedStore
+from holdfast.bus.tcp import REQUEST_BYTES_MAX, ZAP_ENDPOINT, command_endpoint, server
 from holdfast.bus.wire import Hello, Request
 from holdfast.kernel.timers import monotonic
 

@@ -16,7 +16,6 @@ import zmq
 from holdfast.actors.gateway.clock import ClockEstimate
 from holdfast.actors.gateway.machine import Answered, Ask, Asked, PeerMachine, Tell
 from holdfast.actors.gateway.messages import PeerState, PeerStatus, Refusal
-from holdfast.bus.tcp import client, command_endpoint
 from holdfast.actors.runtime.machine import Action, Deadline, Fact, Instant
 from holdfast.bus import topics
 from holdfast.bus.codec import Forgotten, UnknownEvent, encode, tag_of
@@ -25,6 +24,7 @@ from holdfast.bus.envelope import Envelope, Frame
 from holdfast.bus.keys import KeyPair
 from holdfast.bus.messages import Failed, Reason, ReasonKind
 from holdfast.bus.source import Source, request_id
+from holdfast.bus.tcp import client, command_endpoint
 from holdfast.bus.view import View
 from holdfast.bus.wire import Answer, Request
 from holdfast.config.settings import PeerSettings
