@@ -63,7 +63,7 @@ DIFFERENCES = (
         "2.2.7 reads the rest as a line of its own; holdfast ignores the whole line and says so (5).",
     ),
     (
-        "`\\\\#` and `\\\\!` in the middle of a line",
+        "`\\#` and `\\!` in the middle of a line",
         "2.2.7 writes them to the copy that its processes read, where they begin a comment after all; holdfast takes "
         "them as characters, as keepalived.conf(5) says.",
     ),

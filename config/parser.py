@@ -46,6 +46,8 @@ class Parser:
         self._stack = [top]
         self._indexed: dict[int, dict[str, Keyword]] = {}
         self._suggestions = 0
+        # The last line was an unknown keyword: the block it may open is skipped without another word.
+        self._unknown_before = False
 
     def run(self) -> None:
         """Reads all lines."""
@@ -88,6 +90,7 @@ class Parser:
         """One keyword with its words. opens: a `{` ends the line."""
         assert level.keywords is not None
         keyword = level.keywords.get(items[0]) if items else None
+        self._unknown_before = keyword is None
         if keyword is None:
             self._unknown(level, items, line)
             if opens:
@@ -130,7 +133,9 @@ class Parser:
             inner.opened = True
             self._stack.append(inner)
         elif level.opened:
-            self.context.error(line, "unexpected '{': what it opens is skipped", "a keyword that has a block before it")
+            if not self._unknown_before:
+                hint = "a keyword that has a block before it"
+                self.context.error(line, "unexpected '{': what it opens is skipped", hint)
             skipped = _Level(None, level.draft, None, line, level.path)
             skipped.opened = True
             self._stack.append(skipped)
