@@ -310,7 +310,7 @@ class CellBus:
             self.publish(f"cell/{self.cell}", "bus", report)
             self._said = self.counters.report()
 
-    def close(self, *, removed: bool = False, keep_state: bool = False, linger_ms: int = 200) -> None:
+    def close(self, *, removed: bool = False, keep_state: bool = False, linger_ms: int = 500) -> None:
         """Leaves the bus. removed: what this cell owned is gone with it. keep_state: a successor goes on from it."""
         if self._closed:
             return

@@ -117,7 +117,7 @@ class Hub:
         self._inodes.pop(name, None)
         source = self.sources.get(name)
         if source is not None:
-            source.disconnect()
+            source.leave()
         channel = self._channels.pop(name, None)
         if channel is not None:
             channel.close()

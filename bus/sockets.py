@@ -18,6 +18,8 @@ log = logging.getLogger(__name__)
 TURN_MESSAGES_MAX = 256
 """Messages read in one turn of the loop: a flood leaves the deadlines of the cell their turn."""
 
+DRAIN_TURNS_MAX = 64
+
 _open_contexts: set[zmq.Context[zmq.Socket[bytes]]] = set()
 
 
@@ -105,6 +107,14 @@ class LoopSocket:
             self._in_a_row += 1
             self._receive(parts)
         self.poke()
+
+    def drain(self) -> None:
+        """Hands out everything that has arrived, however much it is: before the socket is closed."""
+        for _ in range(DRAIN_TURNS_MAX):
+            before = self._in_a_row
+            self._drain()
+            if self._in_a_row <= before:
+                return
 
     def close(self, linger_ms: int = 0) -> None:
         """No call of `receive` after this. linger_ms: how long what was sent may still leave in the background."""

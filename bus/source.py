@@ -36,6 +36,8 @@ SNAPSHOT_TIMEOUT_S = 1.0
 """A cell that does not answer is asked again after this; its events go on meanwhile."""
 CHECK_EVERY_S = 1.0
 """How often at most beats lead to a comparison."""
+LAST_WORDS_S = 2.0
+"""How long a cell whose socket file is gone is listened to."""
 RECONNECT_MS = 50
 
 _ids = itertools.count(1)
@@ -163,6 +165,7 @@ class Source:
         self._token = SYNC + os.urandom(8).hex().encode() + b"/"
         self._fences = 0
         self._sub: LoopSocket | None = None
+        self._leaving: asyncio.TimerHandle | None = None
         self.channel: Channel | None = None
         self._epoch = 0
         self._full_there = 0
@@ -176,7 +179,7 @@ class Source:
     @property
     def open(self) -> bool:
         """True while its socket file is there; `hello` tells whether it was ever heard."""
-        return self._sub is not None
+        return self._sub is not None and self._leaving is None
 
     @property
     def joined(self) -> bool:
@@ -194,18 +197,42 @@ class Source:
         for topic in (BEAT, BYE, *self._prefixes, self._token):
             socket.setsockopt(zmq.SUBSCRIBE, topic)
         socket.connect(event_endpoint)
+        for view in self.views:
+            # Even if it is the same life of the cell: what it said between the two connections went by.
+            view.wants_snapshot = True
         self._sub = LoopSocket(self._loop, socket, self._received, self._check_soon)
 
+    def leave(self) -> None:
+        """The socket files are gone: what is known stays as it is, and is stale.
+
+        Whoever waits for an answer hears of it at once; the last words of the cell may still be on their way.
+        """
+        if self._sub is None or self._leaving is not None:
+            return
+        self._end_channel()
+        self._leaving = self._loop.call_later(LAST_WORDS_S, self.disconnect)
+
     def disconnect(self) -> None:
-        """The socket files are gone: what is known stays as it is, and is stale."""
-        self._stop_reading()
+        """Hands out what has arrived and ends the connection."""
+        if self._sub is not None:
+            self._sub.drain()
+        self._end()
+
+    def _end(self) -> None:
+        if self._leaving is not None:
+            self._leaving.cancel()
+            self._leaving = None
+        self._end_channel()
         if self._sub is not None:
             self._sub.close()
             self._sub = None
-        if self.channel is not None:
-            self.channel.close()
-            self.channel = None
         self.hello = None
+
+    def _end_channel(self) -> None:
+        self._stop_reading()
+        channel, self.channel = self.channel, None
+        if channel is not None:
+            channel.close()
 
     def add(self, view: View) -> None:
         """`view` follows this cell from now on."""
@@ -233,8 +260,8 @@ class Source:
                 self._sub.poke()
 
     def close(self) -> None:
-        """Ends it."""
-        self.disconnect()
+        """Ends it; nothing more is handed out."""
+        self._end()
         if self._check_timer is not None:
             self._check_timer.cancel()
 

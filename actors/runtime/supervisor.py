@@ -511,7 +511,7 @@ class Supervisor:
             await self._end_cells(wave, until - 0.2 * (len(waves) - 1 - index), grace_ms=LAST_WORDS_MS if index else 0)
         for task in list(self._tasks):
             task.cancel()
-        self.bus.close(linger_ms=50)
+        self.bus.close(linger_ms=100)
         self._run_dir.release()
 
     async def _end_cells(self, cells: list[Child], until: float, *, removed: bool = False, grace_ms: int = 0) -> None:

@@ -6,6 +6,11 @@ import asyncio
 import inspect
 
 import pytest
+from hypothesis import settings
+
+# On a busy machine an example may take long without anything being wrong.
+settings.register_profile("holdfast", deadline=None)
+settings.load_profile("holdfast")
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -147,8 +147,9 @@ def test_a_killed_and_restarted_publisher_ends_with_exactly_its_state(start: Sta
     reader, publisher = start("reader"), start("publisher")
     reader.call("follow", "thing/")
     publisher.call("many", 300)
-    publisher.call("publish", "thing/0", "state", 5000, 5001)
     reader.until(lambda report: len(report["state"]) == 300)
+    publisher.call("publish", "thing/0", "state", 5000, 5001)
+    reader.until(lambda report: report["last"] == 5000)
     publisher.kill()
     publisher = start("publisher")
     publisher.call("forget", "thing/7", "state")
@@ -451,3 +452,17 @@ async def test_a_cell_asks_itself_without_a_socket(run_dir: Path) -> None:
     with pytest.raises(SourceLost):
         await bus.request("nobody", Double(value=1))
     bus.close()
+
+
+def test_the_last_words_of_a_cell_are_heard(start: Start) -> None:
+    reader = start("reader")
+    reader.call("follow", "thing/")
+    for life in range(5):
+        publisher = start("publisher")
+        publisher.call("publish", "thing/a", "state", 1000 * life, 1000 * life + 1)
+        reader.until(lambda report, life=life: report["last"] == 1000 * life)  # type: ignore[misc]
+        publisher.send("publish", "thing/a", "state", 1000 * life + 1, 1000 * life + 500)
+        publisher.send("close")
+        publisher.process.wait(10)
+        report = reader.until(lambda report, life=life: report["last"] == 1000 * life + 499)  # type: ignore[misc]
+        assert report["missed"] == 0

@@ -95,7 +95,7 @@ class ToyRoom:
             case "freeze":
                 self.ctx.loop.call_later(0.1, os.kill, os.getpid(), signal.SIGSTOP)
             case "assert":
-                self.ctx.loop.call_soon(self.broken)
+                self.ctx.loop.call_later(0.1, self.broken)
             case "lease":
                 self.ctx.bus.publish(f"lease/{self.room}", "state", ToyCount(count=1))
             case "slow-stop":
