@@ -7,7 +7,7 @@ an order out.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Protocol
 
 from holdfast.kernel.base import AddressSpec, KernelError, RouteSpec, RuleSpec
@@ -68,6 +68,9 @@ class Requests(Protocol):
     def send(self, batch: Batch) -> None:
         """Hands the batch to the kernel, which carries it out before this returns; acks are read later by `collect`."""
 
+    def send_together(self, batches: Sequence[Batch]) -> None:
+        """`send` for many batches in few system calls; each of them is collected afterwards."""
+
     def collect(self, batch: Batch) -> list[KernelError]:
         """Reads the acks of the last `send`:
 
@@ -127,6 +130,19 @@ class Destination(Protocol):
     def address(self) -> str: ...
 
 
+class Prepared(Protocol):
+    """A message ready to be sent (mmsg.PreparedMessage)."""
+
+
+Known = Callable[[Instant], None]
+"""What is to be done about a packet that says what one before it said."""
+
+
+def said(packet: bytes) -> bytes:
+    """All of an IPv4 packet but its id and header checksum: packets that are equal in this say the same."""
+    return packet[:4] + packet[6:10] + packet[12:]
+
+
 class AdvertSocket(Protocol):
     """Raw VRRP on one interface and family (packets.VrrpSocket)."""
 
@@ -144,6 +160,15 @@ class AdvertSocket(Protocol):
 
         IPv4: bytes begin with the IP header; IPv6: with the VRRP message. Returns what failed.
         """
+
+    def prepare(self, data: bytes, destination: Destination) -> Prepared:
+        """A message that will be sent many times; its bytes as for `send_many`."""
+
+    def send_prepared(self, messages: Sequence[Prepared]) -> list[KernelError]:
+        """As `send_many`."""
+
+    def receive_known(self, limit: int, known: Mapping[bytes, Known]) -> list[Received | Known]:
+        """As `receive`; a packet that `known` has by its `said` may be given as what `known` has for it."""
 
     def receive(self, limit: int = 256) -> list[Received]:
         """What has arrived, until empty or `limit`."""

@@ -15,10 +15,10 @@ from __future__ import annotations
 
 import errno
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from holdfast.kernel.base import AddressSpec, KernelError, RouteSpec, RuleSpec
-from holdfast.kernel.faces import Batch, Destination, Frames
+from holdfast.kernel.faces import Batch, Destination, Frames, Known, Prepared, said
 from holdfast.kernel.fake_links import FakeLinks, FakeTimers
 from holdfast.kernel.instant import Instant
 from holdfast.kernel.netlink import route_subject, rule_subject
@@ -137,6 +137,11 @@ class FakeRequests:
             except KernelError as error:
                 batch.errors.append(KernelError(error.operation, subject, error.errno))
 
+    def send_together(self, batches: Sequence[Batch]) -> None:
+        """See faces.Requests."""
+        for batch in batches:
+            self.send(batch)
+
     def collect(self, batch: Batch) -> list[KernelError]:
         """See faces.Requests."""
         assert isinstance(batch, FakeBatch), batch
@@ -172,6 +177,16 @@ class FakeDestination:
         self.hop_limit = hop_limit
 
 
+class FakePrepared:
+    """faces.Prepared in plain values."""
+
+    __slots__ = ("data", "destination")
+
+    def __init__(self, data: bytes, destination: Destination) -> None:
+        self.data = data
+        self.destination = destination
+
+
 class FakeAdvertSocket:
     """faces.AdvertSocket on a segment of the network."""
 
@@ -200,6 +215,23 @@ class FakeAdvertSocket:
                 subject = f"vrrp-socket/{self.interface or 'any'}/ipv{self.family}/{destination.address}"
                 errors.append(KernelError("send", subject, number))
         return errors
+
+    def prepare(self, data: bytes, destination: Destination) -> FakePrepared:
+        """See faces.AdvertSocket."""
+        return FakePrepared(data, destination)
+
+    def send_prepared(self, messages: Sequence[Prepared]) -> list[KernelError]:
+        """See faces.AdvertSocket."""
+        pairs = []
+        for message in messages:
+            assert isinstance(message, FakePrepared), message
+            pairs.append((message.data, message.destination))
+        return self.send_many(pairs)
+
+    def receive_known(self, limit: int, known: Mapping[bytes, Known]) -> list[Received | Known]:
+        """See faces.AdvertSocket."""
+        found = self.receive(limit)
+        return [known.get(said(each.packet), each) if self.family == 4 else each for each in found]
 
     def receive(self, limit: int = 256) -> list[Received]:
         """See faces.AdvertSocket."""

@@ -27,7 +27,15 @@ from holdfast.kernel.records import (
     RuleChanged,
     RuleRecord,
 )
-from holdfast.kernel.rtdecode import UNREADABLE, decode_address, decode_link, decode_route, decode_rule, messages
+from holdfast.kernel.rtdecode import (
+    UNREADABLE,
+    decode_address,
+    decode_link,
+    decode_route,
+    decode_rule,
+    messages,
+    without_lifetime,
+)
 from holdfast.kernel.rtencode import canonical
 
 _NEWLINK: Final = 16
@@ -44,6 +52,7 @@ _GROUPS: Final = 0x1 | 0x10 | 0x100 | 0x40 | 0x400 | 0x80 | (1 << (19 - 1))
 """RTMGRP_ LINK, IPV4_IFADDR, IPV6_IFADDR, IPV4_ROUTE, IPV6_ROUTE, IPV4_RULE, and RTNLGRP_IPV6_RULE (19)."""
 _RECEIVES_A_TURN: Final = 2000
 """A flood must not keep the loop from its deadlines: the rest waits for the next turn."""
+_REFRESHED_KEPT: Final = 8192
 _REREAD: Final = -1
 """The port of changes that were found by re-reading."""
 
@@ -81,6 +90,10 @@ class Callbacks:
     def on_resync(self, call: Callable[[], None]) -> Callable[[], None]:
         """See faces.Links."""
         return _added(self._resync, call)
+
+    @property
+    def _listens_to_refreshes(self) -> bool:
+        return any(refreshes for _, refreshes in self._address)
 
     def tell(self, event: LinkChanged | AddressChanged | RouteChanged | RuleChanged) -> None:
         """Calls whoever asked for this kind."""
@@ -142,6 +155,7 @@ class LinkTable(Callbacks):
         """How often everything had to be read anew."""
         self.unreadable = 0
         """Messages that a decoder could make nothing of."""
+        self._refreshed: dict[bytes, tuple[int, AddressKey, AddressRecord]] = {}
         self._draining = False
         self._buffer = bytearray(256 * 1024)
         self._view = memoryview(self._buffer)
@@ -240,10 +254,25 @@ class LinkTable(Callbacks):
             self._netlink.close()
 
     def _message(self, view: memoryview, kind: int, flags: int, port: int, body: int, end: int) -> None:
-        if kind in {_NEWADDR, _DELADDR}:
+        if kind == _NEWADDR:
+            # A renewed lifetime is the same message with another lifetime: a thousand leases are renewed every second,
+            # and each is told here.
+            key = without_lifetime(view, body, end)
+            seen = self._refreshed.get(key)
+            if seen is not None and self._addresses.get(seen[0], {}).get(seen[1]) is seen[2]:
+                if self._listens_to_refreshes:
+                    self.tell(AddressChanged(Change.REFRESHED, decode_address(view, body, end) or seen[2], port))
+                return
             record = decode_address(view, body, end)
             if record is not None:
-                self._address_message(record, kind == _NEWADDR, port)
+                self._address_message(record, True, port)
+                if len(self._refreshed) >= _REFRESHED_KEPT:
+                    self._refreshed.clear()
+                self._refreshed[key] = record.ifindex, (record.address, record.prefix, record.peer), record
+        elif kind == _DELADDR:
+            record = decode_address(view, body, end)
+            if record is not None:
+                self._address_message(record, False, port)
         elif kind in {_NEWLINK, _DELLINK}:
             # Bridge ports and the like send RTM_NEWLINK of their own family: of those only AF_UNSPEC speaks of the
             # link.

@@ -11,6 +11,7 @@ import ctypes
 import errno
 import mmap
 import struct
+from collections.abc import Sequence
 from typing import Final
 
 from holdfast.kernel.base import KernelError
@@ -191,6 +192,66 @@ class MessageRing:
         """Its ancillary data."""
         start = slot * self.control_bytes
         return self.controls[start : start + self._longs[slot * _LONGS + _CONTROL_LENGTH]]
+
+
+class PreparedMessage:
+    """One datagram in memory of its own, with the header that sendmmsg wants: to be sent as often as wanted.
+
+    label: for error messages.
+    """
+
+    __slots__ = ("_memory", "header", "label")
+
+    def __init__(self, data: bytes | bytearray, name: bytes = b"", control: bytes = b"", label: str = "") -> None:
+        """name: the socket address; control: ancillary data."""
+        self.label = label
+        vector_bytes = ctypes.sizeof(_IoVec)
+        name_at = vector_bytes
+        control_at = name_at + ((len(name) + 7) & ~7)
+        data_at = control_at + ((len(control) + 7) & ~7)
+        # It is never resized, so it never moves.
+        memory = self._memory = bytearray(data_at + len(data))
+        base = ctypes.addressof(ctypes.c_char.from_buffer(memory))
+        struct.pack_into("@PN", memory, 0, base + data_at, len(data))
+        memory[name_at : name_at + len(name)] = name
+        memory[control_at : control_at + len(control)] = control
+        memory[data_at:] = data
+        header = struct.pack(
+            "@PIPNPNi",
+            base + name_at if name else 0,
+            len(name),
+            base,
+            1,
+            base + control_at if control else 0,
+            len(control),
+            0,
+        )
+        self.header = header.ljust(_HEADER_BYTES, b"\0")
+
+    @property
+    def data(self) -> bytes:
+        """What is sent."""
+        (length,) = struct.unpack_from("@N", self._memory, ctypes.sizeof(ctypes.c_size_t))
+        return bytes(self._memory[-length:]) if length else b""
+
+
+def send_prepared(descriptor: int, messages: Sequence[PreparedMessage]) -> list[tuple[int, int]]:
+    """Sends them in order in as few calls as can be. Returns (index, errno) of each that was refused."""
+    failed: list[tuple[int, int]] = []
+    headers = bytearray().join([message.header for message in messages])
+    base = ctypes.addressof(ctypes.c_char.from_buffer(headers))
+    index, end = 0, len(messages)
+    while index < end:
+        sent = _sendmmsg(descriptor, base + index * _HEADER_BYTES, min(end - index, MOST_A_CALL), MSG_DONTWAIT)
+        if sent > 0:
+            index += sent
+            continue
+        number = ctypes.get_errno()
+        if number == errno.EINTR:
+            continue
+        failed.append((index, number))
+        index += 1
+    return failed
 
 
 _CONTROL_HEADER: Final = struct.Struct("@Nii")

@@ -14,7 +14,7 @@ import select
 import socket
 import struct
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Final, TypeVar
 
 from holdfast.kernel.base import AddressSpec, KernelError, RouteSpec, RuleSpec
@@ -90,13 +90,14 @@ def open_netlink(groups: int = 0, *, buffer_bytes: int = _BUFFER_BYTES, force: b
 class RequestBatch:
     """Encoded requests in order, to be sent as one buffer, as often as wanted. Made by `Netlink.batch`."""
 
-    __slots__ = ("_chunk_requests", "_last_offset", "_owner", "_requests", "awaited", "chunks", "errors")
+    __slots__ = ("_chunk_requests", "_last_offset", "_owner", "_quiet", "_requests", "awaited", "chunks", "errors")
 
     def __init__(self, owner: Netlink) -> None:
         self._owner = owner
         self._requests: dict[int, tuple[str, frozenset[int], object, int]] = {}
         self._chunk_requests = 0
         self._last_offset = 0
+        self._quiet = b""
         self.chunks: list[bytearray] = []
         """The buffers that `send` writes."""
         self.awaited = 0
@@ -159,6 +160,21 @@ class RequestBatch:
         _SEQUENCE.pack_into(chunk, offset + 8, sequence)
         chunk[offset + _FLAGS_LOW_BYTE] |= NLM_F_ACK
         self._chunk_requests += 1
+        self._quiet = b""
+
+    @property
+    def sequences(self) -> Iterable[int]:
+        """The numbers of its requests."""
+        return self._requests
+
+    @property
+    def quiet(self) -> bytes:
+        """The only chunk, without its wish for an ack."""
+        if not self._quiet:
+            chunk = bytearray(self.chunks[0])
+            chunk[self._last_offset + _FLAGS_LOW_BYTE] &= ~NLM_F_ACK & 0xFF
+            self._quiet = bytes(chunk)
+        return self._quiet
 
     def _subject(self, what: object, ifindex: int) -> str:
         match what:
@@ -181,7 +197,9 @@ class Netlink:
         # Opened now, not when first needed: the thread may be in another namespace by then.
         self._dumps = open_netlink()
         self._sequence = 0
-        self._sent: list[RequestBatch] = []
+        self._sent: dict[int, RequestBatch] = {}
+        self._asked: dict[int, RequestBatch] = {}
+        """Sequence -> batch of those in `_sent`, made when an answer is for another batch than the one waited for."""
         self._buffer = bytearray(_RECEIVE_BYTES)
         self._view = memoryview(self._buffer)
         self.ifindex_of: IfindexOf = ifindex_of or system_ifindex
@@ -207,8 +225,8 @@ class Netlink:
         assert isinstance(batch, RequestBatch), batch
         if not batch.chunks:
             return
-        if batch not in self._sent:
-            self._sent.append(batch)
+        self._sent[id(batch)] = batch
+        self._asked = {}
         for number, chunk in enumerate(batch.chunks):
             batch.awaited += 1
             try:
@@ -220,12 +238,52 @@ class Netlink:
             if number + 1 < len(batch.chunks):
                 self._read_acks(batch)
 
+    def send_together(self, batches: Sequence[Batch]) -> None:
+        """`send` for many batches in few system calls and with few acks; `collect` each of them, in any order."""
+        self._asked = {}
+        waiting: list[RequestBatch] = []
+        pieces: list[bytes] = []
+        size = 0
+        for each in batches:
+            assert isinstance(each, RequestBatch), each
+            self._sent[id(each)] = each
+            if len(each.chunks) == 1 and len(each.chunks[0]) <= _CHUNK_BYTES // 4:
+                if size + len(each.chunks[0]) > _CHUNK_BYTES:
+                    self._send_joined(waiting, pieces)
+                    size = 0
+                waiting.append(each)
+                pieces.append(each.quiet)
+                size += len(each.chunks[0])
+            elif each.chunks:
+                self._send_joined(waiting, pieces)
+                size = 0
+                self.send(each)
+        self._send_joined(waiting, pieces)
+
+    def _send_joined(self, waiting: list[RequestBatch], pieces: list[bytes]) -> None:
+        """What has been gathered; only its very last request asks for an ack: errors come without."""
+        if not waiting:
+            return
+        last = waiting[-1]
+        pieces[-1] = bytes(last.chunks[0])
+        last.awaited += 1
+        try:
+            self._socket.send(b"".join(pieces))
+        except OSError as error:
+            last.awaited -= 1
+            for each in waiting:
+                each.errors.append(KernelError("send", f"{len(each)} requests", error.errno or 0))
+        else:
+            self._read_acks(last)
+        waiting.clear()
+        pieces.clear()
+
     def collect(self, batch: Batch) -> list[KernelError]:
         """Reads the acks of the last `send`: what failed. Removing what is gone is no failure."""
         assert isinstance(batch, RequestBatch), batch
         self._read_acks(batch)
-        if batch in self._sent:
-            self._sent.remove(batch)
+        self._sent.pop(id(batch), None)
+        self._asked = {}
         errors, batch.errors = batch.errors, []
         return errors
 
@@ -294,7 +352,7 @@ class Netlink:
                 if error.errno != errno.ENOBUFS:
                     raise KernelError("receive", "netlink", error.errno or 0) from error
                 # Answers were dropped: which is not known, so the consumer has to look at what the kernel has.
-                for sent in self._sent:
+                for sent in self._sent.values():
                     sent.errors.append(KernelError("await acks", f"{len(sent)} requests", errno.ENOBUFS))
                     sent.awaited = 0
                 continue
@@ -306,9 +364,12 @@ class Netlink:
         (code,) = struct.unpack_from("=i", self._buffer, body)
         asked: int = HEADER.unpack_from(self._buffer, body + 4)[2]
         text = _extended(self._view, flags, body, end) if code else ""
-        for sent in (batch, *self._sent):
-            if sent.answer(sequence, -code, asked, text):
-                return
+        if batch.answer(sequence, -code, asked, text):
+            return
+        if not self._asked:
+            self._asked = {number: sent for sent in self._sent.values() for number in sent.sequences}
+        if sequence in self._asked:
+            self._asked[sequence].answer(sequence, -code, asked, text)
 
     def _dump(
         self, kind: int, header: bytes, answer: int, *, strict: bool = False

@@ -11,13 +11,13 @@ import asyncio
 import errno
 import socket
 import struct
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Final, cast
 
 from holdfast.kernel import bpf
 from holdfast.kernel.base import KernelError
-from holdfast.kernel.faces import Destination
-from holdfast.kernel.mmsg import MessageRing, control_message, control_messages
+from holdfast.kernel.faces import Destination, Known, Prepared
+from holdfast.kernel.mmsg import MessageRing, PreparedMessage, control_message, control_messages, send_prepared
 from holdfast.kernel.records import Received
 
 VRRP: Final = 112
@@ -171,6 +171,45 @@ class VrrpSocket:
             for slot, number in ring.send(descriptor, 0, len(part)):
                 errors.append(KernelError("send", f"{self._subject}/{part[slot][1].address}", number))
         return errors
+
+    def prepare(self, data: bytes, destination: Destination) -> PreparedMessage:
+        """A message that will be sent many times."""
+        assert isinstance(destination, PackedDestination), destination
+        return PreparedMessage(data, destination.name, destination.control, destination.address)
+
+    def send_prepared(self, messages: Sequence[Prepared]) -> list[KernelError]:
+        """As `send_many`, at a fraction of its cost."""
+        prepared = cast("Sequence[PreparedMessage]", messages)
+        descriptor = self._socket.fileno()
+        if descriptor < 0:
+            return [KernelError("send", f"{self._subject}/{each.label}", errno.EBADF) for each in prepared]
+        return [
+            KernelError("send", f"{self._subject}/{prepared[index].label}", number)
+            for index, number in send_prepared(descriptor, prepared)
+        ]
+
+    def receive_known(self, limit: int, known: Mapping[bytes, Known]) -> list[Received | Known]:
+        """As `receive`, but of a packet whose `said` is in `known` only that, which costs little (IPv4)."""
+        if self._socket.fileno() < 0:
+            return []
+        if self.family != 4:
+            return list(self.receive(limit))
+        ring = _Rings.for_receiving()
+        found: list[Received | Known] = []
+        while len(found) < limit:
+            count = ring.receive(self._socket.fileno())
+            for slot in range(count):
+                packet = ring.payload(slot).tobytes()
+                usual = known.get(packet[:4] + packet[6:10] + packet[12:])
+                if usual is not None:
+                    found.append(usual)
+                    continue
+                received = self._received4(ring, slot)
+                if received is not None:
+                    found.append(received)
+            if count < ring.slots:
+                break
+        return found
 
     def receive(self, limit: int = 256) -> list[Received]:
         """What has arrived, until empty or `limit`. KernelError when the interface is gone (ENETDOWN, ENODEV)."""

@@ -20,6 +20,7 @@ _IFINFOMSG: Final = struct.Struct("=BxHiII")
 _IFADDRMSG: Final = struct.Struct("=BBBBI")
 _RTMSG: Final = struct.Struct("=BBBBBBBBI")
 _U32: Final = struct.Struct("=I")
+_CACHEINFO_BYTES: Final = 20
 _LIFETIMES: Final = struct.Struct("=II")
 _NEXT_HOP: Final = struct.Struct("=HBBi")
 _AF_INET: Final = int(socket.AF_INET)
@@ -85,6 +86,22 @@ def decode_link(data: Data, offset: int, end: int) -> Link:
         operstate=found[16][0] if 16 in found else 0,
         group=_number(found.get(27), 0),
     )
+
+
+def without_lifetime(data: Data, offset: int, end: int) -> bytes:
+    """An RTM_NEWADDR without its IFA_CACHEINFO: two that are equal say the same of an address but how long it lasts."""
+    at = end - _CACHEINFO_BYTES
+    if at > offset and _ATTRIBUTE.unpack_from(data, at) == (_CACHEINFO_BYTES, 6):
+        return bytes(data[offset:at])
+    at = offset + 8
+    while at + 4 <= end:
+        length, kind = _ATTRIBUTE.unpack_from(data, at)
+        if length < 4:
+            break
+        if kind == 6:
+            return bytes(data[offset:at]) + bytes(data[at + length : end])
+        at += (length + 3) & ~3
+    return bytes(data[offset:end])
 
 
 def decode_address(data: Data, offset: int, end: int) -> AddressRecord | None:

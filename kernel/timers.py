@@ -239,8 +239,17 @@ class DeadlineHeap:
 
     def _arm(self) -> None:
         heap = self._heap
-        while heap and heap[0][3].queued_at != heap[0][0]:
-            heapq.heappop(heap)
+        # What has been moved later goes to its place now: each of a thousand moved deadlines would else wake us once.
+        while heap:
+            queued_at, _, key, entry = heap[0]
+            if entry.queued_at != queued_at:
+                heapq.heappop(heap)
+            elif entry.at > queued_at:
+                entry.queued_at = entry.at
+                self._sequence += 1
+                heapq.heapreplace(heap, (entry.at, self._sequence, key, entry))
+            else:
+                break
         if self._timer.fileno() < 0:
             return
         if not heap:

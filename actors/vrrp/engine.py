@@ -12,16 +12,24 @@ from __future__ import annotations
 import logging
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Protocol
 
-from holdfast.actors.runtime.machine import MS, US, Duration, Instant, S
-from holdfast.actors.vrrp.config import GarpGroup, VrrpInstance
+from holdfast.actors.runtime.machine import MS, Duration, Instant, S
+from holdfast.actors.vrrp.config import VrrpInstance
+from holdfast.actors.vrrp.pacer import Pacer
 from holdfast.kernel.base import KernelError
-from holdfast.kernel.faces import AdvertSocket, Batch, Destination, Frames, Kernel
+from holdfast.kernel.faces import AdvertSocket, Batch, Frames, Kernel, Known, Prepared
 from holdfast.kernel.records import Received
 
 log = logging.getLogger("holdfast.vrrp")
+
+ADVERT_SLOT = Duration(MS)
+"""Adverts that fall due within so much time leave together, late by less than that and always by as much."""
+
+RENEWALS_A_TURN = 128
+RENEWAL_PAUSE = Duration(2 * MS)
+"""Leases of many instances that fall due together are spread: adverts go on between."""
 
 RECEIVE_CHUNK = 256
 RECEIVE_LIMIT = 2048
@@ -53,16 +61,27 @@ class Receiver(Protocol):
         """Its last advert has left to nobody."""
 
 
+class Beating(Protocol):
+    """Who sends adverts. slot: when the next one is due, in ADVERT_SLOTs."""
+
+    slot: int
+
+    def beat(self, now: Instant) -> None:
+        """Its advert is due."""
+
+
 class Line:
     """One socket and the instances on it."""
 
-    __slots__ = ("adverts", "groups", "members", "quiet_until", "rejects", "senders", "socket")
+    __slots__ = ("adverts", "groups", "known", "members", "quiet_until", "rejects", "senders", "socket")
 
     def __init__(self, socket: AdvertSocket) -> None:
         self.socket = socket
         self.members: dict[int, list[Receiver]] = {}
         self.groups: Counter[str] = Counter()
-        self.adverts: list[tuple[bytes, Destination]] = []
+        self.known: dict[bytes, Known] = {}
+        """What a packet says (faces.said) -> what to do when it is said again."""
+        self.adverts: list[Prepared] = []
         self.senders: list[Receiver] = []
         self.rejects: Counter[str] = Counter()
         self.quiet_until = Instant(0)
@@ -88,10 +107,13 @@ class Engine:
         self._lines: dict[tuple[str | None, int], Line] = {}
         self._dirty: list[Line] = []
         self._queued = 0
-        self._requests: list[tuple[Batch, object, object | None]] = []
+        self._requests: list[tuple[Batch, object]] = []
+        self._renewals: deque[tuple[Batch, object]] = deque()
+        self._slots: dict[int, list[Beating]] = {}
+        self._failed: set[int] = set()
+        self._filters: dict[int, Line] = {}
         self._announcements: list[tuple[Frames, int, Receiver]] = []
         self._afterwards: list[Callable[[], object]] = []
-        self._acks: deque[tuple[Batch, object]] = deque()
         self._unsent: list[tuple[Receiver, KernelError]] = []
         self._scheduled = False
         self.pacer = Pacer(kernel)
@@ -118,6 +140,7 @@ class Engine:
                 line.socket.join(instance.mcast_group)
             line.groups[instance.mcast_group] += 1
         line.members.setdefault(instance.vrid, []).append(member)
+        line.known.clear()
         self._filter(line)
         return line
 
@@ -141,6 +164,7 @@ class Engine:
             self._filter(line)
             return
         self.flush()
+        self._filters.pop(id(line), None)
         line.socket.close()
         self._lines = {key: other for key, other in self._lines.items() if other is not line}
 
@@ -149,7 +173,9 @@ class Engine:
         return [line for (name, _), line in self._lines.items() if name == interface]
 
     def _filter(self, line: Line) -> None:
-        line.socket.accept_vrids(None if self.log_unknown_vrids else line.members)
+        """Once for all that join and leave in one turn."""
+        self._filters[id(line)] = line
+        self._schedule()
 
     # ------------------------------------------------------------ receiving
 
@@ -167,10 +193,16 @@ class Engine:
 
     def _receive(self, line: Line) -> None:
         left = RECEIVE_LIMIT
+        socket, known = line.socket, line.known
         while left > 0:
-            packets = line.socket.receive(RECEIVE_CHUNK)
-            for received in packets:
-                self._dispatch(line, received)
+            packets = socket.receive_known(RECEIVE_CHUNK, known)
+            # One instant for all that have waited together: their deadlines move together.
+            now = self.kernel.timers.now()
+            for each in packets:
+                if type(each) is Received:
+                    self._dispatch(line, each)
+                else:
+                    each(now)  # type: ignore[operator]
             if len(packets) < RECEIVE_CHUNK:
                 return
             left -= len(packets)
@@ -202,23 +234,50 @@ class Engine:
 
     # ------------------------------------------------------------ the outbox
 
-    def advert(self, line: Line, sender: Receiver, messages: Iterable[tuple[bytes, Destination]]) -> None:
+    def beat(self, member: Beating, at: Instant) -> None:
+        """`member.beat` at this instant or up to an ADVERT_SLOT later, instead of what it asked for before."""
+        slot = -(-at // ADVERT_SLOT)
+        member.slot = slot
+        waiting = self._slots.get(slot)
+        if waiting is None:
+            self._slots[slot] = [member]
+            due = Instant(slot * ADVERT_SLOT)
+            self.kernel.timers.set(("adverts", slot), due, lambda now: self._beats(slot, now))
+        else:
+            waiting.append(member)
+
+    def _beats(self, slot: int, now: Instant) -> None:
+        for member in self._slots.pop(slot):
+            if member.slot == slot:
+                member.beat(now)
+
+    def advert(self, line: Line, sender: Receiver, messages: Sequence[Prepared]) -> None:
         """Queues the adverts of one instance (one for each of its destinations)."""
         if not line.adverts:
             self._dirty.append(line)
-        for message in messages:
-            line.adverts.append(message)
+        if len(messages) == 1:
+            line.adverts.append(messages[0])
             line.senders.append(sender)
-            self._queued += 1
+        else:
+            line.adverts += messages
+            line.senders += [sender] * len(messages)
+        self._queued += len(messages)
         if self._queued >= FLUSH_ADVERTS:
-            self._send_adverts(None)
-        self._schedule()
-
-    def request(self, batch: Batch, owner: object, *, if_sent: object | None = None) -> None:
-        """Queues a netlink batch. owner: gets `kernel_failed`. if_sent: only if no advert of that sender failed."""
-        if len(batch):
-            self._requests.append((batch, owner, if_sent))
+            self._send_adverts()
+        if not self._scheduled:
             self._schedule()
+
+    def request(self, batch: Batch, owner: object) -> None:
+        """Queues a netlink batch. owner: gets `kernel_failed`."""
+        if len(batch):
+            self._requests.append((batch, owner))
+            self._schedule()
+
+    def renew(self, batches: Iterable[Batch], sender: object) -> None:
+        """Queues renewals of leases. They are dropped when an advert of that sender does not leave: a MASTER whom
+        nobody hears must lose its addresses."""
+        self._renewals.extend((batch, sender) for batch in batches if len(batch))
+        self._schedule()
 
     def announce(self, frames: Frames, repeat: int, owner: Receiver) -> None:
         """Queues `repeat` rounds of announcements."""
@@ -232,9 +291,12 @@ class Engine:
         self._schedule()
 
     def drop_announcements(self, owner: object) -> None:
-        """Announcements of an instance that lets its addresses go are not sent any more."""
+        """Announcements and renewals of an instance that lets its addresses go are not sent any more."""
         self._announcements = [item for item in self._announcements if item[2] is not owner]
         self.pacer.drop(owner)
+        if self._renewals:
+            # A renewal that came after the removal would be a new address.
+            self._renewals = deque(item for item in self._renewals if item[1] is not owner)
 
     def _schedule(self) -> None:
         if not self._scheduled:
@@ -244,50 +306,61 @@ class Engine:
     def flush(self) -> None:
         """Sends everything that is queued."""
         self._scheduled = False
-        failed: set[int] = set()
+        if self._filters:
+            filters, self._filters = self._filters, {}
+            for line in filters.values():
+                line.socket.accept_vrids(None if self.log_unknown_vrids else line.members)
         if self._dirty:
-            self._send_adverts(failed)
+            self._send_adverts()
         if self._unsent:
             unsent, self._unsent = self._unsent, []
-            for sender, refused in unsent:
-                sender.advert_failed(refused)
-        if self._requests:
-            requests, self._requests = self._requests, []
-            for batch, owner, if_sent in requests:
-                if if_sent is not None and id(if_sent) in failed:
-                    continue
-                try:
-                    self.kernel.requests.send(batch)
-                except KernelError as refused:
-                    self._tell(owner, refused)
-                    continue
-                self._acks.append((batch, owner))
+            for unheard, refusal in unsent:
+                unheard.advert_failed(refusal)
+        requests, self._requests = self._requests, []
+        if self._renewals:
+            self._take_renewals(requests)
+        if requests:
+            try:
+                self.kernel.requests.send_together([batch for batch, _ in requests])
+            except KernelError as refused:
+                log.error("%s", refused)
         if self._announcements:
             announcements, self._announcements = self._announcements, []
-            for frames, repeat, owner in announcements:
-                self.pacer.send(frames, repeat, owner)
+            for frames, repeat, announcer in announcements:
+                self.pacer.send(frames, repeat, announcer)
         if self._afterwards:
             calls, self._afterwards = self._afterwards, []
             for call in calls:
                 call()
-        while self._acks:
-            batch, owner = self._acks.popleft()
+        for batch, owner in requests:
             for error in self.kernel.requests.collect(batch):
                 self._tell(owner, error)
 
-    def _send_adverts(self, failed: set[int] | None) -> None:
+    def _take_renewals(self, requests: list[tuple[Batch, object]]) -> None:
+        if self._failed:
+            failed = self._failed
+            self._renewals = deque(item for item in self._renewals if id(item[1]) not in failed)
+            self._failed = set()
+        room = RENEWALS_A_TURN
+        while self._renewals and room > 0:
+            requests.append(self._renewals.popleft())
+            room -= len(requests[-1][0])
+        if self._renewals:
+            later = Instant(self.kernel.timers.now() + RENEWAL_PAUSE)
+            self.kernel.timers.set((self, "renewals"), later, lambda _: self._schedule())
+
+    def _send_adverts(self) -> None:
         lines, self._dirty = self._dirty, []
         self._queued = 0
         for line in lines:
             messages, line.adverts = line.adverts, []
             senders, line.senders = line.senders, []
-            errors = line.socket.send_many(messages)
+            errors = line.socket.send_prepared(messages)
             if not errors:
                 continue
             self._say_unsent(line, errors[0], len(errors), len(messages))
-            if failed is not None:
-                # Which of them failed matters only for leases: none of this socket's is renewed on a doubt.
-                failed.update(id(sender) for sender in senders)
+            # Which of them failed matters only for leases: none of this socket's is renewed on a doubt.
+            self._failed.update(id(sender) for sender in senders)
             if len(errors) == len(messages):
                 self._unsent += [(sender, errors[0]) for sender in dict.fromkeys(senders)]
 
@@ -337,6 +410,7 @@ class Engine:
         self.flush()
         self._remove_hook()
         self.kernel.timers.set(self, None, self._tick)
+        self.kernel.timers.set((self, "renewals"), None, self._tick)
         self.pacer.close()
         for line in self._lines.values():
             line.socket.close()
@@ -346,63 +420,3 @@ class Engine:
 def _suspended_ns() -> int:
     """The monotonic clock stands still during a suspend, the boot clock does not."""
     return time.clock_gettime_ns(time.CLOCK_BOOTTIME) - time.monotonic_ns()
-
-
-class Pacer:
-    """Announcements with a gap between packets of an interface (garp_interval, gna_interval, garp_group)."""
-
-    def __init__(self, kernel: Kernel) -> None:
-        self._kernel = kernel
-        self._gaps: dict[int, Duration] = {4: Duration(0), 6: Duration(0)}
-        self._groups: dict[tuple[str, int], tuple[object, Duration]] = {}
-        self._queues: dict[object, deque[tuple[Frames, int, object]]] = {}
-
-    def configure(self, garp_gap_us: int, gna_gap_us: int, groups: Iterable[GarpGroup]) -> None:
-        """The gaps between packets of one interface, for ARP and for neighbour advertisements, and the interfaces that
-        share a gap."""
-        self._gaps = {4: Duration(garp_gap_us * US), 6: Duration(gna_gap_us * US)}
-        self._groups = {}
-        for number, group in enumerate(groups):
-            gaps = {4: Duration(group.garp_interval_us * US), 6: Duration(group.gna_interval_us * US)}
-            for name in group.interfaces:
-                for family, gap in gaps.items():
-                    self._groups[(name, family)] = ((number, family), gap)
-
-    def send(self, frames: Frames, repeat: int, owner: Receiver) -> None:
-        """`repeat` rounds: at once without a gap, else one packet each gap."""
-        interface, family = owner.instance.interface, owner.instance.family
-        key, gap = self._groups.get((interface, family), ((interface, family), self._gaps[family]))
-        if gap == 0:
-            for _ in range(repeat):
-                for error in self._kernel.announcer.send(frames):
-                    log.debug("announcement: %s", error)
-            return
-        queue = self._queues.get(key)
-        idle = not queue
-        if queue is None:
-            queue = self._queues[key] = deque()
-        for _ in range(repeat):
-            queue.extend((frames, index, owner) for index in range(len(frames)))
-        if idle:
-            self._next(key, gap, self._kernel.timers.now())
-
-    def _next(self, key: object, gap: Duration, now: Instant) -> None:
-        queue = self._queues.get(key)
-        if not queue:
-            self._queues.pop(key, None)
-            return
-        frames, index, _ = queue.popleft()
-        for error in self._kernel.announcer.send(frames, index, 1):
-            log.debug("announcement: %s", error)
-        self._kernel.timers.set((self, key), Instant(now + gap), lambda at: self._next(key, gap, at))
-
-    def drop(self, owner: object) -> None:
-        """Forgets what is queued for an instance."""
-        for key, queue in self._queues.items():
-            self._queues[key] = deque(item for item in queue if item[2] is not owner)
-
-    def close(self) -> None:
-        """Nothing more is sent."""
-        for key in self._queues:
-            self._kernel.timers.set((self, key), None, lambda _: None)
-        self._queues.clear()

@@ -38,10 +38,10 @@ from holdfast.actors.vrrp.options import MachineOptions
 from holdfast.actors.vrrp.packet import AdvertTemplate, PacketError, destinations_of, packed
 from holdfast.actors.vrrp.record import Recorder
 from holdfast.actors.vrrp.takeover import Takeover
-from holdfast.actors.vrrp.validation import Datagram, Expectation, Notice, comparison_key
+from holdfast.actors.vrrp.validation import Datagram, Expectation, Notice
 from holdfast.bus.messages import Event, EventId, Evidence, Reason, ReasonKind
 from holdfast.kernel.base import AddressSpec, KernelError
-from holdfast.kernel.faces import Destination
+from holdfast.kernel.faces import Destination, Prepared, said
 from holdfast.kernel.records import Received
 
 log = logging.getLogger("holdfast.vrrp")
@@ -106,7 +106,10 @@ class VrrpActor(LoopActor):
         self._last_fact: AdvertReceived | None = None
         self._logged: set[str] = set()
         self._deadline: Instant | None = None
+        self.slot = -1
+        self._prepared: dict[int, tuple[Prepared, ...]] = {}
         self._due_call: Callable[[Instant], None] = self._due
+        self._again_call: Callable[[Instant], None] = self._again
         self._orders: dict[type[Action], Callable[[Any], None]] = {
             act.SendAdvert: self._send_advert,
             act.TakeOver: self._take_over,
@@ -134,32 +137,66 @@ class VrrpActor(LoopActor):
         """One step of the machine; its orders are carried out, its deadline is kept."""
         if now is None:
             now = self._timers.now()
-        machine = self.machine
-        told: list[act.TellGroup] = []
-        actions = machine.step(fact, now)
+        actions = self.machine.step(fact, now)
         if self._recorder is not None:
-            self._recorder.note(machine, fact, now, actions)
+            self._recorder.note(self.machine, fact, now, actions)
+        self._carry_out(actions, now)
+
+    def _carry_out(self, actions: list[Action], now: Instant) -> None:
+        told: list[act.TellGroup] = []
         for action in actions:
             if type(action) is act.TellGroup:
                 told.append(action)  # its answer steps this machine again: when this list is done
             else:
                 self._orders[type(action)](action)
-        deadline = machine.deadline
+        deadline = self.machine.deadline
         if deadline != self._deadline:
-            self._deadline = deadline
-            self._timers.set(self, deadline, self._due_call)
+            self._await(deadline)
         for wish in told:
             self.room.wish(self, wish, now)
+
+    def _await(self, deadline: Instant | None) -> None:
+        """A MASTER's next advert goes with those of others; every other deadline is kept to the microsecond."""
+        self._deadline = deadline
+        if deadline is not None and self.machine.state is VrrpState.MASTER:
+            if self.slot < 0:
+                self._timers.set(self, None, self._due_call)
+            self._engine.beat(self, deadline)
+        else:
+            self.slot = -1
+            self._timers.set(self, deadline, self._due_call)
 
     def _due(self, now: Instant) -> None:
         self._deadline = None
         self.take(_DEADLINE, now)
 
+    def beat(self, now: Instant) -> None:
+        """Our next advert is due."""
+        self._deadline = None
+        self.take(_DEADLINE, now)
+
+    def _again(self, now: Instant) -> None:
+        """What the last accepted packet said was said again."""
+        fact = self._last_fact
+        if fact is None:
+            return
+        machine = self.machine
+        actions = machine.step(fact, now)
+        if actions or self._recorder is not None:
+            if self._recorder is not None:
+                self._recorder.note(machine, fact, now, actions)
+            self._carry_out(actions, now)
+            return
+        deadline = machine.deadline
+        if deadline != self._deadline:
+            self._deadline = deadline
+            self._timers.set(self, deadline, self._due_call)
+
     def packet(self, received: Received) -> None:
         """A packet for our VRID: the same bytes as last time say the same."""
         key: object
         if self.instance.family == 4:
-            key = comparison_key(received.packet)
+            key = said(received.packet)
         else:
             key = (received.payload, received.source, received.ttl)
         fact = self._last_fact
@@ -167,8 +204,18 @@ class VrrpActor(LoopActor):
             fact = self._judge(received)
             if fact is None:
                 return
+            self._forget_last()
             self._last_key, self._last_fact = key, fact
+        line = self._line
+        if isinstance(key, bytes) and line is not None and len(line.members.get(self.instance.vrid, ())) == 1:
+            line.known[key] = self._again_call
         self.take(fact)
+
+    def _forget_last(self) -> None:
+        """The next packet is judged, whatever it says."""
+        if self._line is not None and isinstance(self._last_key, bytes):
+            self._line.known.pop(self._last_key, None)
+        self._last_key = self._last_fact = None
 
     def _judge(self, received: Received) -> AdvertReceived | None:
         datagram = Datagram(
@@ -234,6 +281,7 @@ class VrrpActor(LoopActor):
     def open_line(self) -> None:
         """Joins the socket of its interface; a failure is a fault that clears when it succeeds."""
         if self._line is not None:
+            self._forget_last()
             self._engine.detach(self, self._line)
             self._line = None
         try:
@@ -255,6 +303,7 @@ class VrrpActor(LoopActor):
     def close_line(self) -> None:
         """Leaves the socket."""
         if self._line is not None:
+            self._forget_last()
             self._engine.detach(self, self._line)
             self._line = None
 
@@ -274,9 +323,9 @@ class VrrpActor(LoopActor):
     def _build_template(self) -> None:
         if self._source is None or self._line is None:
             return
-        first_id = 0 if self._template is None else self._template.last_id
         old = self.expectation.old_checksum_seen
-        self._template = AdvertTemplate(self.instance, self._source, old_checksum=old, first_id=first_id)
+        self._template = AdvertTemplate(self.instance, self._source, old_checksum=old)
+        self._prepared.clear()
         socket = self._line.socket
         hop_limit = self.instance.unicast_ttl if self.instance.unicast else None
         self._destinations = tuple(
@@ -285,7 +334,7 @@ class VrrpActor(LoopActor):
             else socket.destination(address)
             for address in destinations_of(self.instance)
         )
-        self._last_key = self._last_fact = None
+        self._forget_last()
 
     def link_changed(self, name: str, *, up: bool, exists: bool, causes: tuple[EventId, ...] = ()) -> None:
         """A link that concerns us."""
@@ -298,11 +347,21 @@ class VrrpActor(LoopActor):
     # ------------------------------------------------------------ orders out
 
     def _send_advert(self, order: act.SendAdvert) -> None:
-        if self._template is None or self._line is None:
+        line = self._line
+        if self._template is None or line is None:
             return
-        buffers = self._template.patch(order.priority)
-        messages = [(bytes(buffer), to) for buffer, to in zip(buffers, self._destinations, strict=True)]
-        self._engine.advert(self._line, self, messages)
+        prepared = self._prepared.get(order.priority)
+        if prepared is None:
+            prepared = self._prepared[order.priority] = self._prepare(self._template, line, order.priority)
+        self._engine.advert(line, self, prepared)
+
+    def _prepare(self, template: AdvertTemplate, line: Line, priority: int) -> tuple[Prepared, ...]:
+        """The adverts of that priority as the kernel wants them. The IPv4 id is left to the kernel (0, raw(7))."""
+        messages = []
+        for buffer, to in zip(template.snapshot(priority), self._destinations, strict=True):
+            data = buffer[:4] + b"\0\0" + buffer[6:] if self.instance.family == 4 else buffer
+            messages.append(line.socket.prepare(data, to))
+        return tuple(messages)
 
     def _take_over(self, order: act.TakeOver) -> None:
         if not self.instance.accept:
@@ -339,7 +398,7 @@ class VrrpActor(LoopActor):
         self._engine.announce(self.takeover.announcement_of(order.subjects), 1, self)
 
     def _refresh_lease(self, order: act.RefreshLease) -> None:
-        self._engine.request(self.takeover.refresh(order.valid_lft_s), self, if_sent=self)
+        self._engine.renew(self.takeover.refresh(order.valid_lft_s), self)
 
     def _announce(self, order: act.Announce) -> None:
         self._engine.announce(self.takeover.announcement(), order.repeat, self)
@@ -379,7 +438,7 @@ class VrrpActor(LoopActor):
         self.instance = instance
         self.takeover = Takeover(self._engine.kernel, instance)
         self.expectation = Expectation(instance)
-        self._last_key = self._last_fact = None
+        self._forget_last()
         if not same_line:
             self.open_line()
         source, present = self.room.source_of(instance)
@@ -392,5 +451,5 @@ class VrrpActor(LoopActor):
         """The last step; sockets stay open until what it ordered has left."""
         self.take(Stop(deleted, keep, causes))
         self._engine.flush()
-        self._timers.set(self, None, self._due_call)
+        self._await(None)
         self.close_line()

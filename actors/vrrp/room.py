@@ -6,14 +6,16 @@ It owns the actors, hands them facts and keeps no protocol state of its own. One
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 
 import msgspec
 
 from holdfast.actors.bfd.messages import BfdStateChanged
 from holdfast.actors.runtime.context import CellContext, Generation
 from holdfast.actors.runtime.linux import kernel_of
-from holdfast.actors.runtime.machine import Duration, Instant, S
+from holdfast.actors.runtime.machine import MS, Duration, Instant, S
 from holdfast.actors.vrrp import actions as act
 from holdfast.actors.vrrp.config import VrrpInstance, VrrpRoom
 from holdfast.actors.vrrp.describe import describe, dump_text, statistics_text
@@ -56,6 +58,8 @@ from holdfast.kernel.records import (
 log = logging.getLogger("holdfast.vrrp")
 
 REMEMBER_EVERY = Duration(10 * S)
+WORK_TURN = Duration(4 * MS)
+"""A reload lets adverts and packets in after so much work."""
 
 Key = tuple[object, ...]
 
@@ -82,6 +86,8 @@ class Room:
         self._trackers: dict[tuple[TrackerKind, str], TrackerReported] = {}
         self._links: dict[str, LinkState] = {}
         self._owners: dict[str, list[VrrpActor]] = {}
+        self._virtual: set[str] = set()
+        self._work: deque[Callable[[], None]] = deque()
         self._started_at = self.kernel.timers.now()
         bus = ctx.bus
         for prefix in ("script/", "file/", "process/", "bfd/"):
@@ -105,6 +111,7 @@ class Room:
     # ------------------------------------------------------------ configuration
 
     def _apply(self, generation: Generation) -> None:
+        self._finish_work()
         data = generation.slices.get("room")
         config = msgspec.msgpack.decode(data, type=VrrpRoom) if data is not None else VrrpRoom()
         before, self.config = self.config, config
@@ -112,6 +119,7 @@ class Room:
         self.engine.pacer.configure(config.garp_interval_us, config.gna_interval_us, config.garp_groups)
         standing = {identity(actor.instance): actor for actor in self.actors.values()}
         wanted = {identity(instance): instance for instance in config.instances}
+        self._virtual = {spec.address for each in config.instances for spec in each.addresses + each.excluded_addresses}
         for key, actor in standing.items():
             if key not in wanted:
                 self._remove(actor)
@@ -122,26 +130,49 @@ class Room:
         }
         self.groups.configure(config.groups, config.instances, renamed)
         self.statics.apply(before, config)
-        fresh: list[VrrpActor] = []
-        names: dict[str, VrrpActor] = {}
-        for key, instance in wanted.items():
-            kept = standing.get(key)
-            options = self._options(instance, initial=generation.initial)
-            if kept is None:
-                actor = self._create(instance, options)
-                fresh.append(actor)
-                names[instance.name] = actor
-                continue
-            names[instance.name] = kept
-            if kept.instance != instance or kept.machine.options != options:
-                kept.reconfigure(instance, options, ())
-                self._tell_all(kept)
-        self.actors = names
+        self.actors = {instance.name: standing[key] for key, instance in wanted.items() if key in standing}
+        new = [instance for key, instance in wanted.items() if key not in standing]
+        if generation.initial:
+            fresh = [self._create(instance, self._options(instance, initial=True)) for instance in new]
+            self._know_owners()
+            self._begin(fresh, restored=True)
+            return
+        # Adverts of the others go on while a thousand instances are looked at.
+        kept = [(standing[key], instance) for key, instance in wanted.items() if key in standing]
+        self._work.extend(partial(self._reconfigure, actor, instance) for actor, instance in kept)
+        self._work.extend(partial(self._add, instance) for instance in new)
+        self._work.append(self._know_owners)
+        self._go_on()
+
+    def _go_on(self) -> None:
+        """The next part of a reload."""
+        until = self.kernel.timers.now() + WORK_TURN
+        while self._work:
+            self._work.popleft()()
+            if self.kernel.timers.now() >= until and self._work:
+                self.ctx.loop.call_soon(self._go_on)
+                return
+
+    def _finish_work(self) -> None:
+        while self._work:
+            self._work.popleft()()
+
+    def _reconfigure(self, actor: VrrpActor, instance: VrrpInstance) -> None:
+        options = self._options(instance, initial=False)
+        if actor.instance != instance or actor.machine.options != options:
+            actor.reconfigure(instance, options, ())
+            self._tell_all(actor)
+
+    def _add(self, instance: VrrpInstance) -> None:
+        actor = self._create(instance, self._options(instance, initial=False))
+        self._begin([actor], restored=False)
+
+    def _know_owners(self) -> None:
+        """Which instances hold an address."""
         self._owners = {}
-        for actor in names.values():
+        for actor in self.actors.values():
             for spec in actor.takeover.addresses:
                 self._owners.setdefault(spec.address, []).append(actor)
-        self._begin(fresh, restored=generation.initial)
 
     def _begin(self, fresh: list[VrrpActor], *, restored: bool) -> None:
         """Everything known is told to new instances, then they start, all at the same instant."""
@@ -159,6 +190,7 @@ class Room:
     def _create(self, instance: VrrpInstance, options: MachineOptions) -> VrrpActor:
         made: list[VrrpActor] = []
         VrrpActor.start(self, instance, options, made.append)
+        self.actors[instance.name] = made[0]
         return made[0]
 
     def find(self, name: str) -> VrrpActor | None:
@@ -343,11 +375,8 @@ class Room:
             return instance.source, present
         if link is None:
             return None, False
-        virtual = {
-            spec.address for other in self.config.instances for spec in other.addresses + other.excluded_addresses
-        }
         for record in links.addresses(link.index, instance.family):
-            if record.address in virtual or record.secondary or record.tentative:
+            if record.address in self._virtual or record.secondary or record.tentative:
                 continue
             if instance.family == 6 and not record.address.startswith("fe80:"):
                 continue
@@ -381,6 +410,7 @@ class Room:
 
     async def _stop(self) -> None:
         """Priority 0, addresses gone, STOP told: instances first, then groups; then what was changed on this host."""
+        self._finish_work()
         for actor in self.actors.values():
             actor.end(keep=self.config.dont_release)
         self.groups.stop()

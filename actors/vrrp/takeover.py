@@ -16,6 +16,8 @@ from holdfast.kernel.base import AddressSpec, KernelError, RouteSpec, RuleSpec
 from holdfast.kernel.faces import Batch, Frames, Kernel
 from holdfast.kernel.records import AddressRecord, Link
 
+REFRESH_PART = 32
+
 
 def subject_of_address(spec: AddressSpec, interface: str) -> str:
     """`address/10.0.0.1@eth0`."""
@@ -39,6 +41,7 @@ class Takeover:
         "_announced",
         "_batches",
         "_kernel",
+        "_refreshes",
         "_source_frames",
         "addresses",
         "frames",
@@ -52,12 +55,14 @@ class Takeover:
         self.addresses: tuple[AddressSpec, ...] = instance.addresses + instance.excluded_addresses
         self.problems: list[KernelError] = []
         self._batches: dict[object, Batch | None] = {}
+        self._refreshes: dict[int, list[Batch]] = {}
         self.frames: Frames | None = None
         self._source_frames: Frames | None = None
 
     def invalidate(self) -> None:
         """A link or an address changed: what was encoded is encoded anew before its next use."""
         self._batches.clear()
+        self._refreshes.clear()
         self.frames = None
         self._source_frames = None
 
@@ -77,14 +82,18 @@ class Takeover:
         """Rules, routes, addresses, excluded addresses: all out."""
         return self._batch("remove", lambda batch: self._fill(batch, remove=True))
 
-    def refresh(self, valid_lft_s: int) -> Batch:
-        """A new lifetime for every address."""
-
-        def fill(batch: Batch) -> None:
-            for spec, index in self._placed(self.addresses):
-                batch.address(spec, index, valid_lft_s=valid_lft_s)
-
-        return self._batch(("refresh", valid_lft_s), fill)
+    def refresh(self, valid_lft_s: int) -> list[Batch]:
+        """A new lifetime for every address, in parts: hundreds of IPv6 addresses at once keep the kernel for long."""
+        parts = self._refreshes.get(valid_lft_s)
+        if parts is None:
+            placed = list(self._placed(self.addresses))
+            parts = self._refreshes[valid_lft_s] = []
+            for start in range(0, len(placed), REFRESH_PART):
+                batch = self._kernel.requests.batch()
+                for spec, index in placed[start : start + REFRESH_PART]:
+                    batch.address(spec, index, valid_lft_s=valid_lft_s)
+                parts.append(batch)
+        return parts
 
     def some(self, subjects: Iterable[str], valid_lft_s: int | None) -> Batch:
         """Only these, put back."""
