@@ -188,7 +188,9 @@ def test_a_clean_stop_leaves_nothing_to_go_on_from(daemon: Callable[..., Daemon]
     assert (tmp_path / "pid").read_text() == f"{toy.process.pid}\n"
     began = time.monotonic()
     assert toy.stop() == 0
-    assert time.monotonic() - began < 2.0
+    # Two seconds and not a kill are what the supervisor allows itself; a busy machine may need more to end a process.
+    assert "did not end in time" not in toy.log.read_text()
+    assert time.monotonic() - began < 4.0
     assert not (tmp_path / "pid").exists()
     assert list((toy.run_dir / "bus").iterdir()) == []
     assert list((toy.run_dir / "state").iterdir()) == []
@@ -207,7 +209,8 @@ def test_a_cell_that_does_not_end_is_killed_within_two_seconds(daemon: Callable[
         pass
     began = time.monotonic()
     assert toy.stop() == 0
-    assert time.monotonic() - began < 2.6
+    assert time.monotonic() - began < 4.0
+    assert "did not end in time: killed" in toy.log.read_text()
     for pid in pids:
         assert not Path(f"/proc/{pid}").exists()
 
