@@ -8,6 +8,7 @@ all look alike, so the layout of the first of a length is remembered and the oth
 
 from __future__ import annotations
 
+import ipaddress
 import socket
 import struct
 import sys
@@ -216,7 +217,8 @@ def text(value: bytes) -> str:
 def address_text(family: int, value: bytes) -> str:
     """An address as `ipaddress` would print it."""
     if family == 6:
-        return socket.inet_ntop(socket.AF_INET6, value[:16])
+        # inet_ntop has another text for addresses that end in an IPv4 one.
+        return str(ipaddress.IPv6Address(value[:16]))
     return socket.inet_ntoa(value[:4])
 
 

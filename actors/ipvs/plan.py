@@ -44,11 +44,16 @@ def service_specs(service: VirtualServer) -> list[ServiceSpec]:
     return [_spec(service, key) for member in service.members for key in _member_keys(service, member)]
 
 
+def canonical(address: str) -> str:
+    """The address as the kernel's answers are printed, however it is written in the file."""
+    return str(ipaddress.IPv6Address(address)) if ":" in address else address
+
+
 def _own_key(service: VirtualServer) -> ServiceKey:
     if service.kind == "fwmark":
         return ServiceKey(service.family, fwmark=service.fwmark)
     assert service.address is not None
-    return ServiceKey(service.family, PROTOCOL_NUMBERS[service.protocol], service.address, service.port)
+    return ServiceKey(service.family, PROTOCOL_NUMBERS[service.protocol], canonical(service.address), service.port)
 
 
 def _member_keys(service: VirtualServer, member: GroupMember) -> Iterator[ServiceKey]:
@@ -85,7 +90,7 @@ def destination_spec(server: RealServer | SorryServer, weight: int) -> Destinati
     """A real server, or the sorry server, as a destination of a service with its own address."""
     upper = server.upper_threshold if isinstance(server, RealServer) else 0
     lower = server.lower_threshold if isinstance(server, RealServer) else 0
-    return _destination(server.address, server.port, server.forwarding, weight, upper, lower)
+    return _destination(canonical(server.address), server.port, server.forwarding, weight, upper, lower)
 
 
 def _destination(

@@ -30,7 +30,7 @@ from holdfast.actors.ipvs.facts import (
     Stopped,
 )
 from holdfast.actors.ipvs.messages import DirectorState, Done, Drain, GetServices, Reconcile, Services, ServiceView
-from holdfast.actors.ipvs.plan import in_service
+from holdfast.actors.ipvs.plan import in_service, service_specs
 from holdfast.actors.ipvs.reconcile import Reconciler, read_services
 from holdfast.actors.ipvs.restore import formers
 from holdfast.actors.ipvs.service import ServiceMachine
@@ -56,8 +56,8 @@ GLOBALS = "globals"
 REOPEN_AFTER_S = 10.0
 """How often a kernel without IPVS is asked again."""
 
-DECODE_TURN = 64
-"""Slices of virtual servers that are decoded in one turn of the loop."""
+TURN_SERVERS = 128
+"""Real servers whose configuration is taken in before the loop has its next turn: some milliseconds."""
 
 OpenTable = Callable[[str | None], IpvsTable]
 
@@ -138,12 +138,14 @@ class Room:
         self._take_globals(generation)
         for name in removed:
             self._remove(name)
+        pace = _Pace()
         for config in changed.values():
             known = self.actors.get(config.name)
             if known is not None:
                 known.tell(Reconfigured(config, self.globals.rs_init_notifies))
             else:
                 self._create(config, self._formers.pop(config.name, None))
+            await pace.after(config)
         self._publish_state()
         if self._checks is None and self.actors:
             # After the first facts: results find their servers in place.
@@ -156,11 +158,11 @@ class Room:
     async def _decode(self, generation: Generation) -> dict[str, VirtualServer]:
         found: dict[str, VirtualServer] = {}
         names = generation.slices if self.table is None else generation.changed
-        for place, name in enumerate(names):
+        pace = _Pace()
+        for name in names:
             if name != GLOBALS:
                 found[name] = msgspec.msgpack.decode(generation.slices[name], type=VirtualServer)
-            if place % DECODE_TURN == DECODE_TURN - 1:
-                await asyncio.sleep(0)
+                await pace.after(found[name])
         return found
 
     async def _open(self, configs: list[VirtualServer], settings: IpvsGlobals) -> None:
@@ -179,7 +181,7 @@ class Room:
         log.info("%s ipvs", "Reinitializing" if restored else "Initializing")
         if settings.flush and not restored:
             table.flush()
-        keys = {key for config in configs for key in ServiceMachine(config, self._options()).kernel_keys()}
+        keys = {spec.key for config in configs for spec in service_specs(config)}
         for key, (record, destinations) in (await read_services(table, keys.__contains__)).items():
             self.writer.book.observe(key, record.spec, [each.spec for each in destinations])
         await self._remove_leftovers(table, keys)
@@ -457,6 +459,20 @@ class Room:
             table.flush()
         except KernelError as error:
             log.error("%s", error)
+
+
+class _Pace:
+    """Gives the loop a turn after every so many real servers."""
+
+    def __init__(self) -> None:
+        self._servers = 0
+
+    async def after(self, config: VirtualServer) -> None:
+        """Called after each virtual server."""
+        self._servers += 1 + len(config.real_servers)
+        if self._servers >= TURN_SERVERS:
+            self._servers = 0
+            await asyncio.sleep(0)
 
 
 def _tell_failure(task: asyncio.Task[None]) -> None:

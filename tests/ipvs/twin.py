@@ -135,6 +135,7 @@ class Daemon:
         notify.chmod(0o755)
         self.write(config)
         self.process: subprocess.Popen[bytes] | Forked | None = None
+        self.starts = 0
         self.lines: list[str] = []
         self._ended = threading.Event()
         self._reader = threading.Thread(target=self._read_fifo, daemon=True)
@@ -161,6 +162,7 @@ class Daemon:
     def start(self) -> None:
         """Starts it, again after `kill`."""
         path = self.folder / "log"
+        self.starts += 1
         if self.kind == "holdfast":
             self.process = ZYGOTE.fork(self.world.lb, self.command(), path)
         else:
@@ -373,8 +375,11 @@ def _compare(step: Step, daemons: list[Daemon]) -> list[str]:
 
 
 def _wait_for_start(daemons: list[Daemon]) -> None:
+    """Until each has begun with the table, as often as it was started."""
     until = time.monotonic() + START_S
-    while time.monotonic() < until and not all(daemon.world.glance() for daemon in daemons):
+    while time.monotonic() < until:
+        if all(daemon.log().count("nitializing ipvs") >= daemon.starts for daemon in daemons):
+            return
         time.sleep(POLL_S)
 
 

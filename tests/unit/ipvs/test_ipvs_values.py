@@ -108,6 +108,14 @@ def test_destinations(forwarding: Forwarding, expected: DestinationSpec) -> None
     assert destination_spec(server, 5) == expected
 
 
+@pytest.mark.parametrize("written", ["FD00:0::0001", "fd00:0:0:0:0:0:0:1", "fd00::1"])
+def test_addresses_are_the_same_however_they_are_written(written: str) -> None:
+    server = RealServer(name="r", address=written, port=80, family=6)
+    assert destination_spec(server, 1).address == "fd00::1"
+    config = VirtualServer(name="v", kind="address", family=6, protocol="tcp", address=written, port=80)
+    assert service_specs(config)[0].key.address == "fd00::1"
+
+
 def test_only_nat_has_a_port_of_its_own() -> None:
     mark = ServiceKey(4, fwmark=3)
     assert in_service(DestinationSpec("10.0.1.1", 8080, Method.NAT), KEY).port == 8080
