@@ -38,8 +38,8 @@ def events_page() -> str:
     for title, registry in (("Events", EVENTS), ("Commands", COMMANDS), ("Replies", REPLIES)):
         parts.append(f"\n## {title}\n")
         for tag, kind_of in sorted(registry.types().items()):
-            if tag == "bus.unknown":
-                continue
+            if tag == "bus.unknown" or not kind_of.__module__.startswith("holdfast."):
+                continue  # a form in memory; another program's own
             parts.append(_message(tag, kind_of))
     return "\n".join(parts).rstrip() + "\n"
 

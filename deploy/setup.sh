@@ -2,12 +2,13 @@
 # Installs what is missing, and only that. Usage: setup.sh python | run | test
 # python: an interpreter with venv. run: what the daemon and the demo use. test: the peers and tools of the tests too.
 set -euo pipefail
+PATH="$PATH:/usr/sbin:/sbin"
 
 need=()
 want() { # want COMMAND-OR-PATH PACKAGE
     case "$1" in
         /*) [ -e "$1" ] || need+=("$2") ;;
-        *) command -v "$1" >/dev/null 2>&1 || PATH="$PATH:/usr/sbin:/sbin" command -v "$1" >/dev/null 2>&1 || need+=("$2") ;;
+        *) command -v "$1" >/dev/null 2>&1 || need+=("$2") ;;
     esac
 }
 
@@ -19,6 +20,8 @@ case "${1:-}" in
         want ip iproute2
         want ping iputils-ping
         want nft nftables
+        # Regular expressions in HTTP checks are PCRE2's own.
+        ldconfig -p 2>/dev/null | grep -q 'libpcre2-8\.so\.0' || need+=(libpcre2-8-0)
         ;;
     test)
         "$0" run
