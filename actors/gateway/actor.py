@@ -17,7 +17,15 @@ import zmq
 from holdfast.actors.gateway.access import AccessList, RefusalLog, Told
 from holdfast.actors.gateway.door import Door, Stream
 from holdfast.actors.gateway.facts import facts_of
-from holdfast.actors.gateway.messages import GatewayState, PeerState, PeerStatus, Refusal, Refused
+from holdfast.actors.gateway.messages import (
+    DescribeGateway,
+    GatewayDescription,
+    GatewayState,
+    PeerState,
+    PeerStatus,
+    Refusal,
+    Refused,
+)
 from holdfast.actors.gateway.owners import ForgetOwners, OwnersMachine, Reach, TellOwners
 from holdfast.actors.gateway.peer import Carried, Peer, failed
 from holdfast.actors.gateway.roles import is_private
@@ -30,6 +38,7 @@ from holdfast.bus.cellbus import CellBus
 from holdfast.bus.codec import BadFrame
 from holdfast.bus.envelope import Envelope
 from holdfast.bus.hub import HubSubscription
+from holdfast.bus.messages import Command, Failed, Reply
 from holdfast.bus.sockets import end_context, new_context
 from holdfast.bus.wire import Answer, Request
 from holdfast.config.settings import Settings
@@ -78,6 +87,7 @@ class GatewayActor(LoopActor):
         """Follows this node's cells; the sockets come when those have answered."""
         ctx = self.ctx
         self.bus.serve_foreign(self._from_here)
+        self.bus.serve("gateway", self._serve)
         self._subscription = self.bus.subscribe("", self._local)
         ctx.on_stop(self._close)
         ctx.on_statistics(self._statistics)
@@ -339,9 +349,15 @@ class GatewayActor(LoopActor):
         event = Refused(address=told.address, refusal=told.refusal, count=told.count, peer=told.peer, text=told.text)
         self.bus.publish("gateway/current", "refused", event, retain=False)
 
-    def _say(self) -> None:
+    def _serve(self, command: Command, caller: Caller) -> Reply:
+        if isinstance(command, DescribeGateway):
+            peers = tuple(peer.told for peer in self.peers.values() if peer.told is not None)
+            return GatewayDescription(gateway=self._state(), peers=peers)
+        return Failed(code="unknown-command", message=f"the gateway does not know {type(command).__name__}")
+
+    def _state(self) -> GatewayState:
         door = self.door
-        state = GatewayState(
+        return GatewayState(
             events=() if door is None else door.events,
             commands=() if door is None else door.commands,
             key="" if self._pair is None else self._pair.public,
@@ -349,6 +365,9 @@ class GatewayActor(LoopActor):
             refused=dict(self.refusals.counts),
             connections=0 if door is None else door.connections,
         )
+
+    def _say(self) -> None:
+        state = self._state()
         now = self.ctx.loop.time()
         same = self._said is not None and _lasting(state) == _lasting(self._said)
         if state == self._said or (same and now - self._said_at < SAY_EVERY_S):

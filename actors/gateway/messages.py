@@ -6,7 +6,7 @@ import enum
 
 import msgspec
 
-from holdfast.bus.messages import Event, Reason
+from holdfast.bus.messages import Command, Event, Reason, Reply
 
 
 class PeerStatus(enum.StrEnum):
@@ -76,6 +76,17 @@ class GatewayState(Event, frozen=True, kw_only=True, tag="gateway.state"):
     error: str = ""
     refused: dict[str, int] = msgspec.field(default_factory=dict)
     connections: int = 0
+
+
+class DescribeGateway(Command, frozen=True, kw_only=True, tag="gateway.describe"):
+    """Asks the gateway for its figures of this moment. Subject `gateway`."""
+
+
+class GatewayDescription(Reply, frozen=True, kw_only=True, tag="gateway.description"):
+    """The answer to `DescribeGateway`."""
+
+    gateway: GatewayState
+    peers: tuple[PeerState, ...] = ()
 
 
 class OwnersStatus(enum.StrEnum):
