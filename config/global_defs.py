@@ -210,22 +210,20 @@ GLOBAL_DEFS = (
     Keyword("startup_script_timeout", Integer(1, 1000, unit="s"), "how long startup_script may run"),
     Keyword("shutdown_script", StartStopScript(), "run after everything was stopped"),
     Keyword("shutdown_script_timeout", Integer(1, 1000, unit="s"), "how long shutdown_script may run"),
-    Keyword("max_auto_priority", OptionalWord("-1..99"), "raises priorities when the host is late", status=_ACCEPTED),
+    Keyword("max_auto_priority", OptionalWord("-1..99"), "raises priorities when the host is late"),
     Keyword(
         "min_auto_priority_delay",
         Integer(1, 10_000_000, unit="us"),
         "how late it must be for max_auto_priority",
-        status=_ACCEPTED,
     ),
     Keyword("script_user", User(), "whom scripts run as"),
     Keyword("enable_script_security", Flag(), "refuses scripts run as root that others can change"),
-    Keyword("use_symlink_paths", Bool(), "runs scripts by their path as written", newer=True, status=_ACCEPTED),
+    Keyword("use_symlink_paths", Bool(), "runs scripts by their path as written", newer=True),
     Keyword(
         "set_supplementary_groups",
         Bool(),
         "gives scripts their user's supplementary groups",
         newer=True,
-        status=_ACCEPTED,
     ),
     Keyword("umask", Umask(), "mode mask of files that are made"),
     Keyword("random_seed", Custom(_random_seed, "NUMBER"), "seed of ${_RANDOM}"),
@@ -256,7 +254,13 @@ ROOT = (
     Keyword("namespace_with_ipsets", Flag(), "ipsets exist in namespaces", status=Status.NEVER),
     Keyword("instance", RequiredWord("NAME"), "name of this of several daemons"),
     Keyword("use_pid_dir", Flag(), "pid files in a directory of their own", status=_ACCEPTED),
-    Keyword("child_wait_time", Time(0, 4294, places=0), "how long a clean stop may take", field="child_wait_us"),
+    Keyword(
+        "child_wait_time",
+        Time(0, 4294, places=0),
+        "how long a clean stop may take",
+        field="child_wait_us",
+        status=Status.NEVER,
+    ),
 )
 
 

@@ -444,7 +444,7 @@ def _checking(low_retry: int) -> tuple[Keyword, ...]:
         Keyword("delay_loop", Time(0.000001, _FOREVER), "time between checks", field="delay_loop_us"),
         Keyword("virtualhost", RequiredWord("NAME"), "Host header of HTTP checks"),
         Keyword("snmp_name", RequiredWord("NAME"), "name in SNMP", status=_ACCEPTED),
-        Keyword("smtp_alert", Bool(), "mails at changes of state", status=_ACCEPTED),
+        Keyword("smtp_alert", Bool(), "mails at changes of state"),
     )
 
 

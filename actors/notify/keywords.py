@@ -13,9 +13,7 @@ from holdfast.config import scripts
 from holdfast.config.context import Context, Words
 from holdfast.config.global_defs import RequiredWord, StartStopScript
 from holdfast.config.kinds import Bool, Custom, Flag, Integer, Lines, OptionalWord, Time
-from holdfast.config.table import Draft, Keyword, Room, Status
-
-_ACCEPTED = Status.ACCEPTED
+from holdfast.config.table import Draft, Keyword, Room
 
 
 def _fifo(words: Words, draft: Draft) -> None:
@@ -46,26 +44,22 @@ def _smtp_server(words: Words, draft: Draft) -> None:
 
 GLOBAL_DEFS = (
     Keyword(
-        "notification_email",
-        Lines(_recipient, "ADDRESS", empty="an empty notification_email block"),
-        "who gets mails",
-        status=_ACCEPTED,
+        "notification_email", Lines(_recipient, "ADDRESS", empty="an empty notification_email block"), "who gets mails"
     ),
-    Keyword("notification_email_from", RequiredWord("ADDRESS"), "who sends them", status=_ACCEPTED),
-    Keyword("smtp_server", Custom(_smtp_server, "HOST [PORT]"), "where mails go", status=_ACCEPTED),
-    Keyword("smtp_helo_name", OptionalWord("NAME"), "our name in HELO", status=_ACCEPTED),
+    Keyword("notification_email_from", RequiredWord("ADDRESS"), "who sends them"),
+    Keyword("smtp_server", Custom(_smtp_server, "HOST [PORT]"), "where mails go"),
+    Keyword("smtp_helo_name", OptionalWord("NAME"), "our name in HELO"),
     Keyword(
         "smtp_connect_timeout",
         Time(0, 4294, places=0, zero=1),
         "patience with the mail server",
         field="smtp_connect_timeout_us",
-        status=_ACCEPTED,
     ),
-    Keyword("smtp_alert", Bool(), "mails unless said otherwise", status=_ACCEPTED),
-    Keyword("smtp_alert_vrrp", Bool(), "mails of instances unless said otherwise", status=_ACCEPTED),
-    Keyword("smtp_alert_checker", Bool(), "mails of servers unless said otherwise", status=_ACCEPTED),
-    Keyword("no_email_faults", Flag(), "no mails of FAULT", status=_ACCEPTED),
-    Keyword("no_checker_emails", Bool(), "mails only when a server's state changes", status=_ACCEPTED),
+    Keyword("smtp_alert", Bool(), "mails unless said otherwise"),
+    Keyword("smtp_alert_vrrp", Bool(), "mails of instances unless said otherwise"),
+    Keyword("smtp_alert_checker", Bool(), "mails of servers unless said otherwise"),
+    Keyword("no_email_faults", Flag(), "no mails of FAULT"),
+    Keyword("no_checker_emails", Bool(), "mails only when a server's state changes"),
     Keyword("notify_fifo", Custom(_fifo, "PATH [USER [GROUP]]"), "a FIFO for all changes"),
     Keyword("notify_fifo_script", StartStopScript(), "run once, with the FIFO's path"),
     Keyword("vrrp_notify_fifo", Custom(_fifo, "PATH [USER [GROUP]]"), "a FIFO for VRRP"),

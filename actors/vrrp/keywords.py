@@ -38,7 +38,7 @@ def _notifies() -> tuple[Keyword, ...]:
 
 
 _AUTHENTICATION = (
-    Keyword("auth_type", Choice(("PASS", "AH")), "simple password, or IPsec AH (accepted, not yet acted on)"),
+    Keyword("auth_type", Custom(readers.auth_type, "PASS|AH"), "simple password; AH is accepted, not yet acted on"),
     Keyword("auth_pass", Custom(readers.auth_pass, "PASSWORD"), "the password, up to 8 characters"),
 )
 _HMAC = (
@@ -161,7 +161,7 @@ INSTANCE = (
         "notify_master_rx_lower_pri", Custom(readers.first_notify, Command.shape), "run when it hears a lower advert"
     ),
     Keyword("notify_priority_changes", Bool(), "FIFO lines for changes of priority"),
-    Keyword("smtp_alert", Bool(), "mails at changes of state", status=_ACCEPTED),
+    Keyword("smtp_alert", Bool(), "mails at changes of state"),
     Keyword(
         "lvs_sync_daemon_interface",
         Word("INTERFACE"),
@@ -184,7 +184,7 @@ SYNC_GROUP = (
     Keyword("group", Custom(readers.read_members, "{ INSTANCE ... }"), "its members"),
     *_INSTANCE_TRACKS,
     *_notifies(),
-    Keyword("smtp_alert", Bool(), "mails at changes of state", status=_ACCEPTED),
+    Keyword("smtp_alert", Bool(), "mails at changes of state"),
     Keyword(
         "global_tracking",
         Flag(),
@@ -294,8 +294,15 @@ GLOBAL_DEFS = (
     Keyword("log_unknown_vrids", Flag(), "reports adverts of VRIDs that are not ours"),
     Keyword("vrrp_startup_delay", Time(0.001, 4294.967295), "silence at the start", field="startup_delay_us"),
     Keyword("vrrp_delay_after_boot", Time(0.001, 4294.967295), "silence after boot", field="boot_delay_us", newer=True),
-    Keyword("vrrp_rx_bufs_policy", Custom(readers.rx_policy, "MTU|ADVERT|BYTES"), "size of receive buffers"),
-    Keyword("vrrp_rx_bufs_multiplier", Integer(1, _UINT32), "factor of it", field="rx_bufs_multiplier"),
+    Keyword(
+        "vrrp_rx_bufs_policy",
+        Custom(readers.rx_policy, "MTU|ADVERT|BYTES"),
+        "size of receive buffers",
+        status=_ACCEPTED,
+    ),
+    Keyword(
+        "vrrp_rx_bufs_multiplier", Integer(1, _UINT32), "factor of it", field="rx_bufs_multiplier", status=_ACCEPTED
+    ),
     Keyword("vmac_prefix", Word("PREFIX"), "names of VMACs", status=_ACCEPTED),
     Keyword("vmac_addr_prefix", Word("PREFIX"), "names of VMACs of addresses", status=_ACCEPTED),
     Keyword("vrrp_netlink_cmd_rcv_bufs", Integer(0, _UINT32, unit="bytes"), "netlink buffer", status=_ACCEPTED),

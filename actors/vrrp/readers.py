@@ -213,6 +213,18 @@ def read_state(words: Words, draft: Draft) -> None:
         draft.put("state", word, words.line)
 
 
+def auth_type(words: Words, draft: Draft) -> None:
+    """`auth_type PASS|AH`."""
+    word = words.word()
+    if word not in ("PASS", "AH"):
+        words.error(f"'auth_type' cannot be '{word}': ignored", "PASS or AH", index=1)
+        return
+    if word == "AH":
+        text = "'auth_type AH' is accepted and not yet acted on: adverts have no authentication"
+        words.note(text, "auth_type PASS", index=1)
+    draft.put("auth_type", word, words.line)
+
+
 def auth_pass(words: Words, draft: Draft) -> None:
     password = words.word().encode()
     if len(password) > 8:

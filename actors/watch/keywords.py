@@ -224,7 +224,12 @@ ROOT = (
 )
 
 GLOBAL_DEFS = (
-    Keyword("process_monitor_rcv_bufs", Integer(0, _UINT32, unit="bytes"), "buffer of the process connector"),
+    Keyword(
+        "process_monitor_rcv_bufs",
+        Integer(0, _UINT32, unit="bytes"),
+        "buffer of the process connector",
+        status=Status.ACCEPTED,
+    ),
     Keyword("process_monitor_rcv_bufs_force", Bool(), "above the kernel's limit", status=Status.ACCEPTED),
 )
 
