@@ -39,6 +39,19 @@ class Whole(Protocol):
     actors: dict[str, pykka.ActorRef[ServiceActor]]
 
 
+class _Nobody:
+    """An owner who only logs: of what is done to services from outside their actors."""
+
+    def refused(self, server: str, destination: object, error: KernelError) -> None:
+        log.error("%s", error)
+
+    def service_lost(self, key: ServiceKey) -> None:
+        log.error("%s is gone again", key)
+
+
+NOBODY = _Nobody()
+
+
 async def read_services(table: IpvsTable, wanted: Callable[[ServiceKey], bool], *, statistics: bool = False) -> Found:
     """The services among `wanted` that the kernel has, with their destinations."""
     found: Found = {}
@@ -137,14 +150,4 @@ class Reconciler:
                 whole.writer.book.observe(key, None)
             else:
                 whole.writer.book.observe(key, there[0], there[1].values())
-        whole.writer.settle(_Quiet(), machine.wanted)
-
-
-class _Quiet:
-    """Whoever repairs has nobody to tell but the log."""
-
-    def refused(self, server: str, destination: object, error: KernelError) -> None:
-        log.error("%s", error)
-
-    def service_lost(self, key: ServiceKey) -> None:
-        log.error("%s is gone again", key)
+        whole.writer.settle(NOBODY, machine.wanted)

@@ -31,7 +31,7 @@ from holdfast.actors.ipvs.facts import (
 )
 from holdfast.actors.ipvs.messages import DirectorState, Done, Drain, GetServices, Reconcile, Services, ServiceView
 from holdfast.actors.ipvs.plan import in_service, service_specs
-from holdfast.actors.ipvs.reconcile import Reconciler, read_services
+from holdfast.actors.ipvs.reconcile import NOBODY, Reconciler, read_services
 from holdfast.actors.ipvs.restore import formers
 from holdfast.actors.ipvs.service import ServiceMachine
 from holdfast.actors.ipvs.service_actor import ServiceActor
@@ -439,6 +439,12 @@ class Room:
         keep = self.globals.dont_release
         if not keep and self.globals.flush_on_stop == "all":
             self._flush(self.table)
+        if not keep:
+            # The kernel first: time is short, and telling about thousands of servers takes some of it.
+            for machine in self.machines.values():
+                self.writer.remove(NOBODY, machine.kernel_keys())
+            while self.writer.busy:
+                await asyncio.sleep(0)
         for ref in self.actors.values():
             ref.tell(Stopped(keep))
         while any(ref.is_alive() and not ref.actor_inbox.empty() for ref in self.actors.values()):
