@@ -173,7 +173,7 @@ class Parser:
         if missing > 0:
             first = context.open_braces[0] if context.open_braces else None
             text = f"{missing} missing '}}'" if missing > 1 else "a missing '}'"
-            opened = self._stack[1].path if len(self._stack) > 1 else "a block"
+            opened = (self._stack[1].path if len(self._stack) > 1 else "") or "a block"
             context.error(first, f"{text}: {opened} is never closed", "one } for each {")
         elif len(self._stack) > 1:
             level = self._stack[-1]
