@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import click
@@ -106,3 +107,28 @@ def check_and_report(reading: Reading) -> int:
     for found in loaded.diagnostics:
         click.echo(str(found), err=True)
     return loaded.exit_code
+
+
+def understood(value: object, indent: int = 1) -> Iterator[str]:
+    """A configuration value as indented lines: fields that differ from their default; passwords are hidden."""
+    pad = "  " * indent
+    if isinstance(value, msgspec.Struct):
+        for field in msgspec.structs.fields(type(value)):
+            item = getattr(value, field.name)
+            if not field.required and item == field.default:
+                continue
+            if isinstance(item, bytes):
+                yield f"{pad}{field.name} = ********"
+            elif isinstance(item, msgspec.Struct) or (isinstance(item, tuple) and item and _structs(item)):
+                yield f"{pad}{field.name}"
+                yield from understood(item, indent + 1)
+            else:
+                yield f"{pad}{field.name} = {item}"
+    elif isinstance(value, tuple):
+        for item in value:
+            yield f"{pad}-"
+            yield from understood(item, indent + 1)
+
+
+def _structs(items: tuple[object, ...]) -> bool:
+    return all(isinstance(item, msgspec.Struct) for item in items)

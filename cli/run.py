@@ -11,7 +11,7 @@ from pathlib import Path
 import click
 
 from holdfast.cli.common import DEFAULT_RUN_DIR, fail
-from holdfast.cli.reading import Reading, check_and_report
+from holdfast.cli.reading import Reading, check_and_report, understood
 
 DEFAULT_CONFIG = Path("/etc/keepalived/keepalived.conf")
 OWN_CONFIG = Path("/etc/holdfast/holdfast.conf")
@@ -59,14 +59,13 @@ def short_host_name() -> str:
 @click.option("-V", "--dont-release-vrrp", is_flag=True, help="Keep addresses, routes and rules at the end.")
 @click.option("-I", "--dont-release-ipvs", is_flag=True, help="Keep the IPVS table at the end.")
 @click.option("-R", "--dont-respawn", is_flag=True, help="Accepted for compatibility; a cell that dies is put back.")
-@click.option("-a", "--address-monitoring", is_flag=True, help="Log all address additions and deletions.")
+@click.option("-a", "--address-monitoring", is_flag=True, help="As `holdfast tail --all link/` (accepted).")
 @click.option("-x", "--snmp", is_flag=True, help="Accepted for compatibility; there is no SNMP.")
 @click.option("--ignore-sigint", is_flag=True, help="Do not stop on SIGINT.")
 @click.option(
     "--record", type=click.Path(path_type=Path), help="Record the sessions of the VRRP machines in this folder."
 )
 @click.option("--signum", type=click.Choice(list(SIGNALS)), help="Print the number of a signal and exit.")
-@click.option("--check-settings", is_flag=True, hidden=True)
 def run(
     config: Path | None,
     settings: Path | None,
@@ -126,13 +125,25 @@ def run(
         process.daemonize()
     log = logging.getLogger("holdfast")
     log.info("Starting holdfast with %s", reading.path)
+    if dump_conf:
+        _dump(reading, log)
     options = supervisor.Options(
         run_dir=run_dir.absolute(),
         own_run_dir=str(run_dir) != DEFAULT_RUN_DIR,
         load=reading.load,
         pid_file=pid_file if pid_file is not None else run_dir.absolute() / "holdfast.pid",
+        ignore_sigint=ignore_sigint,
     )
     sys.exit(supervisor.run(options))
+
+
+def _dump(reading: Reading, log: logging.Logger) -> None:
+    """-d: the configuration as it was understood, without what has its default and without passwords."""
+    for room, slices in reading.read().structs.items():
+        for name, struct in slices.items():
+            log.info("------< %s %s >------", room, name)
+            for line in understood(struct):
+                log.info("%s", line)
 
 
 def _configure_log(console: bool, detail: int, facility: str, file: Path | None, *, syslog: bool) -> None:

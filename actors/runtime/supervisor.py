@@ -72,6 +72,7 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     data_file: Path = Path("/tmp/keepalived.data")
     statistics_file: Path = Path("/tmp/keepalived.stats")
     starters: Mapping[str, Start] = msgspec.field(default_factory=dict)
+    ignore_sigint: bool = False
 
 
 def run(options: Options) -> int:
@@ -159,7 +160,7 @@ class Supervisor:
         gc.freeze()
         for number, handler in (
             (signal.SIGTERM, self._stop_asked.set),
-            (signal.SIGINT, self._stop_asked.set),
+            (signal.SIGINT, _nothing if self.options.ignore_sigint else self._stop_asked.set),
             (signal.SIGHUP, self._hangup),
             (signal.SIGUSR1, self._dump),
             (signal.SIGUSR2, self._statistics),
@@ -545,3 +546,7 @@ def _signal_name(number: int | None) -> str | None:
 def _show(diagnostics: str) -> None:
     for line in diagnostics.splitlines():
         log.warning("%s", line)
+
+
+def _nothing() -> None:
+    """What SIGINT does when it is to be ignored."""
