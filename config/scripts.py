@@ -52,7 +52,10 @@ def accept(
     ids = _identity(context, script, line, what, needed if needs_user is None else needs_user, needs_default_user)
     if ids is None:
         return None
-    name = script.argv[0].removeprefix("<") if script.argv else ""
+    name = script.argv[0] if script.argv else ""
+    if name.startswith("</"):
+        # For the shell, which tries to open the file: keepalived looks at nothing here either.
+        return script
     program = context.host.program(name, *ids)
     severity = Severity.ERROR if needed else Severity.NOTE
     if not program.exists:
@@ -63,7 +66,7 @@ def accept(
         context.report(severity, line, text, "owner root, not writable by others, nor its directories", 1)
         return None
     context.scripts_seen[process] = context.scripts_seen.get(process, False) or not program.secure
-    if not program.executable and not script.argv[0].startswith("<"):
+    if not program.executable:
         text = f"{what}: '{name}' is not executable for its user: dropped"
         context.report(Severity.NOTE, line, text, "chmod +x", 1)
         return None
