@@ -36,6 +36,8 @@ from holdfast.bus.view import View
 from holdfast.bus.wire import Answer, Request
 
 RETRY_S = 0.05
+PING_EVERY_S = 1.0
+RENEW_S = 5.0
 FOLLOW_EVENTS_MAX = 100_000
 """Events that wait for a slow reader of `follow`; the oldest give way, and are counted as missed."""
 
@@ -101,6 +103,8 @@ class AsyncClient:
         tune = client_tune(key, server_key)
         self._source = Source(self._loop, self._context, endpoint, self.counters, _nothing, (key.name, "client"), tune)
         self._source.connect(endpoint, command_endpoint(endpoint))
+        self._answered_at = self._loop.time()
+        self._timer = self._loop.call_later(0, self._ping)
 
     async def __aenter__(self) -> Self:
         return self
@@ -150,6 +154,21 @@ class AsyncClient:
         except BadFrame as error:
             raise UnknownMessage(f"a reply that cannot be read: {error}") from None
 
+    def _ping(self) -> None:
+        """Asks now and then whether the gateway is there, and connects anew when it has not been for long."""
+        self._timer = self._loop.call_later(PING_EVERY_S, self._ping)
+        if self._loop.time() - self._answered_at > RENEW_S:
+            self._answered_at = self._loop.time()
+            self._source.renew()
+        channel = self._source.channel
+        if channel is not None:
+            request = Request(id=request_id(), op="ping", node=self._name, cell="client")
+            channel.ask(request, self._ponged, _nothing)
+            self._loop.call_later(RENEW_S, channel.forget, request.id)
+
+    def _ponged(self, answer: Answer) -> None:
+        self._answered_at = self._loop.time()
+
     async def _ask(self, draft: Request, timeout_s: float) -> list[Answer]:
         """All parts of the answer; tries until there is a connection, within one deadline."""
         deadline = self._loop.time() + timeout_s
@@ -187,6 +206,7 @@ class AsyncClient:
 
     def close(self) -> None:
         """Ends everything."""
+        self._timer.cancel()
         self._source.close()
         end_context(self._context)
 

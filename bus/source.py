@@ -167,6 +167,7 @@ class Source:
         self._sub: LoopSocket | None = None
         self._leaving: asyncio.TimerHandle | None = None
         self.channel: Channel | None = None
+        self._endpoints: tuple[str, str] | None = None
         self._epoch = 0
         self._full_there = 0
         self._prefixes: dict[bytes, int] = {}
@@ -189,6 +190,7 @@ class Source:
     def connect(self, event_endpoint: str, command_endpoint: str) -> None:
         """The socket files are there (anew)."""
         self.disconnect()
+        self._endpoints = (event_endpoint, command_endpoint)
         self.channel = Channel(self._loop, self._context, self.name, command_endpoint, self._counters, self._tune)
         socket = self._context.socket(zmq.SUB)
         _tune(socket)
@@ -211,6 +213,13 @@ class Source:
             return
         self._end_channel()
         self._leaving = self._loop.call_later(LAST_WORDS_S, self.disconnect)
+
+    def renew(self) -> None:
+        """Connects anew to the same place: ZeroMQ itself never tries again where a key was refused once."""
+        if self._endpoints is not None:
+            for view in self.views:
+                view.wants_snapshot = True
+            self.connect(*self._endpoints)
 
     def disconnect(self) -> None:
         """Hands out what has arrived and ends the connection."""

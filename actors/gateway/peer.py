@@ -32,6 +32,8 @@ from holdfast.kernel.timers import DeadlineHeap, monotonic
 
 FIGURES_EVERY_S = 60.0
 FIRST_FIGURES_S = 3.0
+RENEW_S = 5.0
+"""A node that is not reached for so long is called with new sockets, which a gateway that refused us needs."""
 FORGOTTEN = "bus.forgotten"
 
 
@@ -83,6 +85,7 @@ class Peer:
         self._joined = joined
         self._refuse = refuse
         self._was_joined = False
+        self._connected_at = loop.time()
         self._questions: dict[int, tuple[int, int]] = {}
         self._forwards: set[asyncio.Future[Answer]] = set()
         self.machine = PeerMachine(monotonic())
@@ -139,6 +142,12 @@ class Peer:
                     self._say(action)
 
     def _ask(self) -> None:
+        now = self._loop.time()
+        if self.machine.state is PeerStatus.REACHABLE:
+            self._connected_at = now
+        elif now - self._connected_at >= RENEW_S:
+            self._connected_at = now
+            self._source.renew()
         channel = self._source.channel
         if channel is None:
             return
