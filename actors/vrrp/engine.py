@@ -21,6 +21,7 @@ from holdfast.actors.vrrp.pacer import Pacer
 from holdfast.kernel.base import KernelError
 from holdfast.kernel.faces import AdvertSocket, Batch, Frames, Kernel, Known, Prepared
 from holdfast.kernel.records import Received
+from holdfast.kernel.stamps import Stamps
 
 log = logging.getLogger("holdfast.vrrp")
 
@@ -50,6 +51,10 @@ class Receiver(Protocol):
     @property
     def instance(self) -> VrrpInstance:
         """Its configuration."""
+
+    @property
+    def stamp(self) -> int:
+        """Its slot in the engine's stamps."""
 
     def packet(self, received: Received) -> None:
         """A packet for its VRID on its socket."""
@@ -96,8 +101,10 @@ class Engine:
         soon: Callable[[Callable[[], None]], object],
         *,
         suspended_ns: Callable[[], int] | None = None,
+        stamps: Stamps | None = None,
     ) -> None:
-        """soon: the loop's call_soon. suspended_ns: how long the machine has been suspended since it booted.
+        """soon: the loop's call_soon. suspended_ns: how long the machine has been suspended since it booted. stamps:
+        where the instant of each instance's last advert is kept.
 
         Virtual time brings its own of both.
         """
@@ -112,6 +119,7 @@ class Engine:
         self._slots: dict[int, list[Beating]] = {}
         self._failed: set[int] = set()
         self._filters: dict[int, Line] = {}
+        self.stamps = stamps if stamps is not None else Stamps(None)
         self._announcements: list[tuple[Frames, int, Receiver]] = []
         self._afterwards: list[Callable[[], object]] = []
         self._unsent: list[tuple[Receiver, KernelError]] = []
@@ -357,6 +365,9 @@ class Engine:
             senders, line.senders = line.senders, []
             errors = line.socket.send_prepared(messages)
             if not errors:
+                now, view = self.kernel.timers.now(), self.stamps.view
+                for sender in senders:
+                    view[sender.stamp] = now
                 continue
             self._say_unsent(line, errors[0], len(errors), len(messages))
             # Which of them failed matters only for leases: none of this socket's is renewed on a doubt.

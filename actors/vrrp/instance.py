@@ -107,6 +107,7 @@ class VrrpActor(LoopActor):
         self._logged: set[str] = set()
         self._deadline: Instant | None = None
         self.slot = -1
+        self.stamp = room.engine.stamps.slot(instance.name)
         self._prepared: dict[int, tuple[Prepared, ...]] = {}
         self._due_call: Callable[[Instant], None] = self._due
         self._again_call: Callable[[Instant], None] = self._again
@@ -436,6 +437,7 @@ class VrrpActor(LoopActor):
             self.close_line()
         self._old_takeover = self.takeover
         self.instance = instance
+        self.stamp = self._engine.stamps.slot(instance.name)
         self.takeover = Takeover(self._engine.kernel, instance)
         self.expectation = Expectation(instance)
         self._forget_last()

@@ -52,6 +52,9 @@ def restored_facts(room: Room, actors: list[VrrpActor]) -> dict[str, Fact]:
 
 
 def _silent_since(room: Room, actor: VrrpActor, event: VrrpStateChanged) -> Instant | None:
+    """The last advert of which the former life left a stamp. What the supervisor saw is later: a process that stood
+    still for long before it died was silent all the time."""
     if event.state is not VrrpState.MASTER or actor.takeover.missing():
         return None
-    return room.died_at()
+    stamp = room.engine.stamps.left(actor.instance.name)
+    return room.died_at() if stamp is None else Instant(stamp)

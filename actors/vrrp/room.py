@@ -54,6 +54,7 @@ from holdfast.kernel.records import (
     RuleChanged,
     route_key,
 )
+from holdfast.kernel.stamps import Stamps
 
 log = logging.getLogger("holdfast.vrrp")
 
@@ -78,7 +79,8 @@ class Room:
         self.ctx = ctx
         self.node = ctx.node
         self.kernel = kernel if kernel is not None else kernel_of(ctx)
-        self.engine = engine if engine is not None else Engine(self.kernel, ctx.loop.call_soon)
+        stamps = Stamps(ctx.run_dir / "state" / f"{ctx.cell}.adverts") if kernel is None else None
+        self.engine = engine if engine is not None else Engine(self.kernel, ctx.loop.call_soon, stamps=stamps)
         self.config = VrrpRoom()
         self.actors: dict[str, VrrpActor] = {}
         self.groups = Groups(self)
@@ -94,6 +96,9 @@ class Room:
             bus.subscribe(prefix, self._tracker)
         bus.subscribe("link/", self._link)
         bus.serve("vrrp", self._command)
+        # What is retained of a former life of this cell reaches us a turn later, and then this life has begun.
+        for envelope in ctx.restored:
+            self._tracker(envelope)
         links = self.kernel.links
         links.on_link(self._kernel_link)
         links.on_address(self._address)
