@@ -205,7 +205,7 @@ def _peer_silent(_reason: Reason, evidence: Evidence, wall_ns: int | None) -> st
     limit = evidence.get("limit_s")
     rest = _rest(evidence, ("master", "last_advert_s_ago", "limit_s", "waited_s"))
     if ago is None and limit is None:
-        return "the owners do not hear each other"
+        return f"the owners do not hear each other{rest}"
     if ago is None:
         return f"no master was heard for {_number(limit)} s{rest}"
     at = f"last advert {clock(wall_ns - int(float(ago) * NS))}, " if wall_ns is not None else "last advert "
