@@ -94,13 +94,15 @@ class DirectorState(Event, frozen=True, kw_only=True, tag="ipvs.director"):
     """What the director needs after its process died. Retained on `NODE/director/CELL/state`.
 
     timeouts_before: (tcp, tcp_fin, udp) seconds as they were before us. services: names of the kernel services that are
-    ours, in keepalived's printed form. draining: `SERVER@SERVICE` that an operator drains.
+    ours, in keepalived's printed form. draining: `SERVER@SERVICE` that an operator drains. marks: fwmarks
+    of groups (nftables_ipvs).
     """
 
     timeouts_before: tuple[int, int, int] | None = None
     services: tuple[str, ...] = ()
     sync_roles: tuple[str, ...] = ()
     draining: tuple[str, ...] = ()
+    marks: dict[str, int] = msgspec.field(default_factory=dict)
 
 
 class Drain(Command, frozen=True, kw_only=True, tag="ipvs.drain"):

@@ -14,11 +14,8 @@ from collections.abc import Callable
 import msgspec
 import pykka
 
-from holdfast.actors.checkers.messages import CheckResult, Target
 from holdfast.actors.ipvs.config import IpvsGlobals, LvsTimeouts, VirtualServer
 from holdfast.actors.ipvs.facts import (
-    CheckForgotten,
-    CheckReported,
     ConnectionsCounted,
     CountConnections,
     DrainAsked,
@@ -29,10 +26,12 @@ from holdfast.actors.ipvs.facts import (
     Started,
     Stopped,
 )
+from holdfast.actors.ipvs.marking import LoadRules, Marking
 from holdfast.actors.ipvs.messages import DirectorState, Done, Drain, GetServices, Reconcile, Services, ServiceView
 from holdfast.actors.ipvs.plan import in_service, service_specs
 from holdfast.actors.ipvs.reconcile import NOBODY, Reconciler, read_services
 from holdfast.actors.ipvs.restore import formers
+from holdfast.actors.ipvs.results import Results
 from holdfast.actors.ipvs.service import ServiceMachine
 from holdfast.actors.ipvs.service_actor import ServiceActor
 from holdfast.actors.ipvs.syncd import SyncDaemons
@@ -44,7 +43,8 @@ from holdfast.actors.vrrp.messages import VrrpStateChanged
 from holdfast.bus import topics
 from holdfast.bus.base import Caller, Subscription
 from holdfast.bus.envelope import Envelope
-from holdfast.bus.messages import Command, EventId, Failed, Reply
+from holdfast.bus.messages import Command, Failed, Reply
+from holdfast.kernel import nft
 from holdfast.kernel.base import KernelError
 from holdfast.kernel.ipvs import Ipvs
 from holdfast.kernel.ipvs_types import IpvsTable, ServiceKey, ServiceOrder, Timeouts, Verb
@@ -65,7 +65,7 @@ OpenTable = Callable[[str | None], IpvsTable]
 class Room:
     """All virtual servers of a node. Not shared between threads."""
 
-    def __init__(self, ctx: CellContext, open_table: OpenTable = Ipvs) -> None:
+    def __init__(self, ctx: CellContext, open_table: OpenTable = Ipvs, load: LoadRules = nft.load) -> None:
         self.ctx = ctx
         self.bus = ctx.bus
         self.timers = ctx.timers
@@ -76,15 +76,13 @@ class Room:
         self.machines: dict[str, ServiceMachine] = {}
         self._open_table = open_table
         self._formers, self._former_state = formers(ctx.restored)
+        self._marking = Marking(None if self._former_state is None else self._former_state.marks, load)
         self._generations: deque[Generation] = deque()
         self._task: asyncio.Task[None] | None = None
         self._counting: set[asyncio.Task[None]] = set()
         self._syncd: SyncDaemons | None = None
         self._timeouts_before: Timeouts | None = None
-        self._results: dict[str, CheckResult] = {}
-        """The newest result of each check, by subject."""
-        self._reporting: dict[str, dict[str, EventId]] = {}
-        """Which of them speak for a virtual server, with the ids of their events."""
+        self._results = Results(self._tell)
         self._checks: Subscription | None = None
         self._instance: tuple[str, Subscription] | None = None
         self._draining: set[str] = set()
@@ -126,9 +124,11 @@ class Room:
             await self._take_in(self._generations.popleft())
 
     async def _take_in(self, generation: Generation) -> None:
+        before = self.globals
         if GLOBALS in generation.slices:
             self.globals = msgspec.msgpack.decode(generation.slices[GLOBALS], type=IpvsGlobals)
-        changed = await self._decode(generation)
+        everything = self.table is None or _marking(before) != _marking(self.globals)
+        changed = await self._decode(generation, everything=everything)
         removed = [name for name in generation.removed if name in self.actors]
         sync = self.globals.sync_daemon
         if self.table is None and (changed or (sync is not None and sync.instance is not None)):
@@ -137,6 +137,7 @@ class Room:
             return
         self._take_globals(generation)
         for name in removed:
+            self._marking.forget(name)
             self._remove(name)
         pace = _Pace()
         for config in changed.values():
@@ -146,22 +147,26 @@ class Room:
             else:
                 self._create(config, self._formers.pop(config.name, None))
             await pace.after(config)
+        if self._marking.needs_change(self.globals):
+            await self.writer.idle()
+            await self._marking.apply(self.globals)
         self._publish_state()
         if self._checks is None and self.actors:
             # After the first facts: results find their servers in place.
-            self._checks = self.bus.subscribe("check/", self._check_told)
+            self._checks = self.bus.subscribe("check/", self._results.take)
         elif changed:
             for name in changed:
-                self._repeat_results(name)
+                self._results.repeat(name)
         self._reconciler.start()
 
-    async def _decode(self, generation: Generation) -> dict[str, VirtualServer]:
+    async def _decode(self, generation: Generation, *, everything: bool) -> dict[str, VirtualServer]:
         found: dict[str, VirtualServer] = {}
-        names = generation.slices if self.table is None else generation.changed
+        names = generation.slices if everything else generation.changed
         pace = _Pace()
         for name in names:
             if name != GLOBALS:
-                found[name] = msgspec.msgpack.decode(generation.slices[name], type=VirtualServer)
+                config = msgspec.msgpack.decode(generation.slices[name], type=VirtualServer)
+                found[name] = self._marking.rewrite(config, self.globals)
                 await pace.after(found[name])
         return found
 
@@ -259,58 +264,6 @@ class Room:
         ref.stop(block=False)
 
     # -- what others tell -------------------------------------------------------------------------------------------
-
-    def _check_told(self, envelope: Envelope) -> None:
-        event = envelope.event
-        subject = envelope.subject
-        if isinstance(event, CheckResult):
-            before = self._results.get(subject)
-            if before is not None and before.targets != event.targets:
-                self._forget_targets(subject, before, event.targets)
-            self._results[subject] = event
-            for target in event.targets:
-                self._reporting.setdefault(target.virtual_server, {})[subject] = envelope.id
-                self._report(target, event, envelope.id)
-        elif envelope.gone and envelope.aspect == "result":
-            before = self._results.pop(subject, None)
-            if before is not None:
-                self._forget_targets(subject, before, ())
-
-    def _forget_targets(self, subject: str, before: CheckResult, left: tuple[Target, ...]) -> None:
-        """A check does not speak for some servers any more."""
-        services = {target.virtual_server for target in left}
-        for target in before.targets:
-            if target not in left:
-                self._tell(target.virtual_server, CheckForgotten(server=target.real_server, check=target.check))
-            if target.virtual_server not in services:
-                reporting = self._reporting.get(target.virtual_server, {})
-                reporting.pop(subject, None)
-                if not reporting:
-                    self._reporting.pop(target.virtual_server, None)
-
-    def _report(self, target: Target, event: CheckResult, cause: EventId) -> None:
-        fact = CheckReported(
-            server=target.real_server,
-            check=target.check,
-            runs_as=event.check,
-            up=event.up,
-            ok=event.ok,
-            weight=event.weight,
-            weight_add=event.weight_add,
-            text=event.text,
-            latency_us=event.latency_us,
-            attempt=event.attempt,
-            cause=cause,
-        )
-        self._tell(target.virtual_server, fact)
-
-    def _repeat_results(self, name: str) -> None:
-        """A virtual server that a reload brought or changed hears what its checks have said before."""
-        for subject, cause in self._reporting.get(name, {}).items():
-            event = self._results[subject]
-            for target in event.targets:
-                if target.virtual_server == name:
-                    self._report(target, event, cause)
 
     def _tell(self, service: str, fact: Fact) -> None:
         ref = self.actors.get(service)
@@ -418,6 +371,7 @@ class Room:
             services=tuple(str(key) for machine in self.machines.values() for key in machine.kernel_keys()),
             sync_roles=self._syncd.roles if self._syncd is not None else (),
             draining=tuple(sorted(self._draining)),
+            marks=dict(self._marking.marks.given),
         )
         if state != self._state:
             self._state = state
@@ -450,6 +404,8 @@ class Room:
         while any(ref.is_alive() and not ref.actor_inbox.empty() for ref in self.actors.values()):
             await asyncio.sleep(0)
         await self.writer.idle()
+        if not keep:
+            await self._marking.remove()
         for ref in self.actors.values():
             ref.stop(block=False)
         await asyncio.sleep(0)
@@ -465,6 +421,11 @@ class Room:
             table.flush()
         except KernelError as error:
             log.error("%s", error)
+
+
+def _marking(settings: IpvsGlobals) -> tuple[str | None, int]:
+    """What decides whether, and with which marks, groups are served by mark."""
+    return settings.nftables_table, settings.nftables_start_fwmark
 
 
 class _Pace:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import time
@@ -49,7 +50,27 @@ virtual_server {vip} {port} {{
 """
 
 
-CONFIG = "".join(_service(port, family) for port in METHODS for family in (4, 6))
+GROUP = f"""
+global_defs {{
+  nftables_ipvs
+}}
+virtual_server_group G {{
+  {VIP4} 85
+  10.2.0.101-109 85
+}}
+virtual_server group G {{
+  delay_loop 0.5
+  lvs_sched rr
+  lvs_method NAT
+  protocol TCP
+  real_server {real(1, 4)} {NAT} {{
+  }}
+  real_server {real(2, 4)} {NAT} {{
+  }}
+}}
+"""
+
+CONFIG = GROUP + "".join(_service(port, family) for port in METHODS for family in (4, 6))
 
 
 @pytest.fixture(scope="module")
@@ -64,7 +85,7 @@ def net() -> Iterator[Net]:
                 for port, method in METHODS.items():
                     servers.up(real(number, family) if method == "NAT" else (VIP4, VIP6)[family == 6], port)
         net.start()
-        net.until(lambda: len(net.table()) == 30, "start", 60)
+        net.until(lambda: len(net.table()) == 33, "start", 60)
         time.sleep(2)
         yield net
     finally:
@@ -75,6 +96,11 @@ def net() -> Iterator[Net]:
 @pytest.mark.parametrize("vip", [VIP4, VIP6])
 def test_connections_reach_both_servers(net: Net, vip: str, port: int) -> None:
     assert net.client.answers(vip, port) == {"s1", "s2"}
+
+
+def test_a_group_by_nftables_is_one_service(net: Net) -> None:
+    assert [line for line in net.table() if "-A -f" in line] == ["-A -f 1000 -s rr"]
+    assert net.client.answers(VIP4, 85) == {"s1", "s2"}
 
 
 @pytest.mark.parametrize("family", [4, 6])
@@ -141,6 +167,29 @@ def test_what_others_take_away_comes_back(net: Net) -> None:
     foreign = "-A -t 192.0.2.1:99 -s rr"
     net.until(lambda: net.table() == sorted([*before, foreign]), "repaired", 25)
     _ipvsadm(net, "-D", "-t", "192.0.2.1:99")
+
+
+def test_drain_lets_connections_end(net: Net) -> None:
+    before = net.table()
+    held = {}
+    while len(held) < 2:
+        connection = net.client.hold(VIP4, NAT)
+        held[connection.who] = connection
+    server, service = f"[{real(1, 4)}]:tcp:{NAT}", f"[{VIP4}]:tcp:{NAT}"
+    assert "drains" in net.holdfast("drain", server, "--service", service)
+    net.until(lambda: net.has(f"-r {real(1, 4)}:{NAT} -m -w 0"), "weight 0")
+    assert net.client.answers(VIP4, NAT, 4) == {"s2"}
+    assert held["s1"].talk().startswith("s1 ")
+    views = json.loads(net.holdfast("status", "lvs", "--json"))["services"]
+    (view,) = [each for each in views if each["name"] == service]
+    (drained,) = [each for each in view["servers"] if each["name"] == server]
+    assert drained["draining"] and drained["active_connections"] >= 1
+    # A reset is forgotten by the kernel after 10 s (timeout of the state CLOSE), and then the server leaves.
+    for connection in held.values():
+        connection.reset()
+    net.until(lambda: not net.has(f"-r {real(1, 4)}:{NAT} "), "drained", 40)
+    net.holdfast("drain", server, "--service", service, "--undo")
+    net.until(lambda: net.table() == before, "as before")
 
 
 @pytest.mark.parametrize("victim", ["director", "checkers", "all"])

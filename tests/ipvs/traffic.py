@@ -136,6 +136,10 @@ class Held:
         """Ends it."""
         self.client.loop.call_soon_threadsafe(self._writer.close)
 
+    def reset(self) -> None:
+        """Ends it with a reset."""
+        self.client.loop.call_soon_threadsafe(self._writer.transport.abort)
+
 
 class Net:
     """All of it, with a holdfast in `lb`."""
