@@ -27,13 +27,13 @@ def document() -> dict[str, Any]:
     """
     kinds = {"events": EVENTS, "commands": COMMANDS, "replies": REPLIES}
     wire: dict[str, type[msgspec.Struct]] = {"frame": Frame, "hello": Hello, "request": Request, "answer": Answer}
-    tagged = {name: _types(registry) for name, registry in kinds.items()}
+    tagged = {name: tagged_types(registry) for name, registry in kinds.items()}
     every = [each for types in tagged.values() for each in types.values()] + list(wire.values())
-    schemas, definitions = msgspec.json.schema_components(every, schema_hook=_raw, ref_template=_TEMPLATE)
+    schemas, definitions = msgspec.json.schema_components(every, schema_hook=raw_schema, ref_template=_TEMPLATE)
     of = dict(zip(every, schemas, strict=True))
     result: dict[str, Any] = {"$schema": _DIALECT, "title": "holdfast bus", "version": VERSION}
     for name, types in tagged.items():
-        result[name] = {tag: {**of[kind], "description": _summary(kind)} for tag, kind in sorted(types.items())}
+        result[name] = {tag: {**of[kind], "description": summary(kind)} for tag, kind in sorted(types.items())}
     result["wire"] = {name: of[kind] for name, kind in wire.items()}
     result["reason_kinds"] = [each.value for each in ReasonKind]
     result["$defs"] = dict(sorted(definitions.items()))
@@ -43,26 +43,29 @@ def document() -> dict[str, Any]:
 def schema_of(tag: str) -> dict[str, Any] | None:
     """A stand-alone schema of one message, None when no type has this tag."""
     for registry in (EVENTS, COMMANDS, REPLIES):
-        kind = _types(registry).get(tag)
+        kind = tagged_types(registry).get(tag)
         if kind is not None:
-            (schema,), definitions = msgspec.json.schema_components([kind], schema_hook=_raw, ref_template=_TEMPLATE)
+            (schema,), definitions = msgspec.json.schema_components(
+                [kind], schema_hook=raw_schema, ref_template=_TEMPLATE
+            )
             return {"$schema": _DIALECT, **schema, "$defs": definitions}
     return None
 
 
-def _types(registry: Registry) -> dict[str, type[msgspec.Struct]]:
+def tagged_types(registry: Registry) -> dict[str, type[msgspec.Struct]]:
+    """Every type of a registry that travels, by its tag."""
     types = registry.types()
     types.pop("bus.unknown", None)  # a form in memory, never on the wire
     return types
 
 
-def _raw(kind: type) -> dict[str, Any]:
+def raw_schema(kind: type) -> dict[str, Any]:
     """What msgspec does not know itself: a body that is still encoded may be anything."""
     if kind is msgspec.Raw:
         return {"description": "any msgpack value"}
     raise NotImplementedError
 
 
-def _summary(kind: type[msgspec.Struct]) -> str:
+def summary(kind: type[msgspec.Struct]) -> str:
     """The first line of the type's docstring."""
     return (inspect.getdoc(kind) or "").partition("\n")[0]

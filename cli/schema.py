@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import click
 
+from holdfast.bus import asyncapi as bus_asyncapi
 from holdfast.bus import schema as bus_schema
 from holdfast.cli.common import fail, print_json
 from holdfast.cli.rooms import import_messages
@@ -11,10 +12,16 @@ from holdfast.cli.rooms import import_messages
 
 @click.command()
 @click.argument("type_name", required=False)
+@click.option("--asyncapi", is_flag=True, help="The AsyncAPI 3.0 document instead, with the channels they travel on.")
 @click.option("--list", "only_names", is_flag=True, help="Only the names of the types.")
-def schema(type_name: str | None, only_names: bool) -> None:
+def schema(type_name: str | None, asyncapi: bool, only_names: bool) -> None:
     """Print the JSON Schema (2020-12) of all events, commands and replies, or of TYPE_NAME (`vrrp.state`)."""
     import_messages()
+    if asyncapi:
+        from holdfast.cli.main import product_version  # noqa: PLC0415 - it imports this file
+
+        print_json(bus_asyncapi.document(product_version()))
+        return
     if type_name is not None:
         one = bus_schema.schema_of(type_name)
         if one is None:
