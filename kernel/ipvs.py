@@ -112,7 +112,7 @@ class Ipvs:
             try:
                 data = self._orders.recv(_RECEIVE_BYTES)
             except BlockingIOError:
-                # Answers are there when the send returns, but a request that ended with EINTR gets none (netlink_rcv_skb).
+                # Answers are there when the send returns; a request that ended with EINTR gets none (netlink_rcv_skb).
                 answers.append((last, errno.EINTR))
                 break
             for kind, sequence, start, _end in _messages(data):

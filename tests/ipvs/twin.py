@@ -12,7 +12,7 @@ local, so that the files of keepalived's own samples work as they are. Scenarios
     config = '''...'''                     # a new configuration for `reload`
     settle_s = 2.0                         # at least so long
     expect = ["-a -t ..."]                 # lines that must be in the table (checked for both)
-    accepted = "why the two differ here"   # compared no further; the difference is documented
+    accepted = "why the two differ here"   # only the tables are compared; docs/load-balancing.md has the difference
 """
 
 from __future__ import annotations
@@ -151,10 +151,12 @@ class Daemon:
             pids = [f"--{name}={self.folder}/{name}" for name in ("pid", "vrrp_pid", "checkers_pid", "bfd_pid")]
             daemon = ["keepalived", "-n", "-l", "-D", "-f", str(self.config), *pids]
         else:
-            # One cell for everything: many daemons start in a guest with one processor.
-            rooms = ("watch", "vrrp", "bfd", "checkers", "ipvs", "notify", "gateway", "journal")
+            # Two cells instead of five: many daemons start in a guest with one processor. The one with the notify room
+            # ends last, as it does by default.
+            rooms = {name: "all" for name in ("watch", "vrrp", "bfd", "checkers", "ipvs")}
+            rooms.update(notify="last", gateway="last", journal="last")
             settings = self.folder / "holdfast.toml"
-            settings.write_text("[placement]\n" + "".join(f'{room} = "all"\n' for room in rooms))
+            settings.write_text("[placement]\n" + "".join(f'{room} = "{cell}"\n' for room, cell in rooms.items()))
             daemon = ["run", "-n", "-l", "-f", str(self.config), "--settings", str(settings)]
             daemon += ["--run-dir", str(self.folder / "run")]
         return daemon
@@ -385,7 +387,7 @@ def _wait_for_start(daemons: list[Daemon]) -> None:
 
 def _judge(step: Step, daemons: list[Daemon]) -> list[str]:
     seen = [daemon.seen() for daemon in daemons]
-    problems = [] if step.accepted else _differences(step, daemons, seen)
+    problems = _differences(step, daemons, seen)
     for daemon, here in zip(daemons, seen, strict=True):
         missing = [line for line in step.expect if line not in here.table]
         there = [text for text in step.absent if any(text in line for line in here.table)]
@@ -398,7 +400,7 @@ def _differences(step: Step, daemons: list[Daemon], seen: list[Seen]) -> list[st
     first, *others = seen
     problems = []
     for daemon, other in zip(daemons[1:], others, strict=True):
-        for what in ("table", "fifo", "calls"):
+        for what in ("table",) if step.accepted else ("table", "fifo", "calls"):
             here, there = getattr(first, what), getattr(other, what)
             if here != there:
                 only_first = _without(here, there)
