@@ -153,7 +153,7 @@ class Daemon:
         else:
             # Two cells instead of five: many daemons start in a guest with one processor. The one with the notify room
             # ends last, as it does by default.
-            rooms = {name: "all" for name in ("watch", "vrrp", "bfd", "checkers", "ipvs")}
+            rooms = dict.fromkeys(("watch", "vrrp", "bfd", "checkers", "ipvs"), "all")
             rooms.update(notify="last", gateway="last", journal="last")
             settings = self.folder / "holdfast.toml"
             settings.write_text("[placement]\n" + "".join(f'{room} = "{cell}"\n' for room, cell in rooms.items()))
