@@ -158,6 +158,7 @@ class Pair:
 
     def _files(self) -> None:
         self.folder.mkdir(mode=0o755, parents=True)
+        self.folder.parent.chmod(0o755)
         for name, text in {"notify.sh": NOTIFY, **self.scenario.get("files", {})}.items():
             path = self.folder / name
             path.write_text(self._fill(text))
@@ -367,6 +368,28 @@ def _tree(root: int) -> list[int]:
 def load(path: Path) -> dict[str, Any]:
     """The scenario of a file."""
     return tomllib.loads(path.read_text())
+
+
+class Stillness:
+    """How long this machine itself kept a thread waiting beyond its time: such a run measures nothing."""
+
+    def __init__(self) -> None:
+        self.longest_s = 0.0
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._watch, daemon=True)
+        self._thread.start()
+
+    def _watch(self) -> None:
+        while not self._ended.is_set():
+            began = time.monotonic()
+            self._ended.wait(0.02)
+            self.longest_s = max(self.longest_s, time.monotonic() - began - 0.02)
+
+    def end(self) -> float:
+        """The longest, in seconds."""
+        self._ended.set()
+        self._thread.join()
+        return self.longest_s
 
 
 def run_twins(path: Path, folder: Path) -> tuple[Trace, Trace]:
