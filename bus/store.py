@@ -180,13 +180,33 @@ class RetainedStore:
             fd = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND | os.O_CLOEXEC, 0o640)
             _write_all(fd, data)
             os.rename(new, self._path)
+        except PermissionError as error:
+            # A cell that has given up its rights keeps the file, not the folder.
+            if not self._rewrite(data):
+                log.error("%s cannot be written, a restart of this cell will begin from nothing: %s", self._path, error)
+            return
         except OSError as error:
             log.error("%s cannot be written, a restart of this cell will begin from nothing: %s", self._path, error)
             return
         if self._fd >= 0:
             os.close(self._fd)
         self._fd = fd
-        self._written = len(data)
+        self._compacted(len(data))
+
+    def _rewrite(self, data: bytes) -> bool:
+        """Compacting in place. Who is killed in the middle of it leaves less behind, but nothing wrong."""
+        if self._fd < 0:
+            return False
+        try:
+            os.ftruncate(self._fd, 0)
+            _write_all(self._fd, data)
+        except OSError:
+            return False
+        self._compacted(len(data))
+        return True
+
+    def _compacted(self, written: int) -> None:
+        self._written = written
         self._live = sum(len(topic) + len(frame) for topic, frame in self.frames.items())
 
     def _append(self, record: list[Any]) -> None:

@@ -70,7 +70,8 @@ class CellSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     hung_after_s: a cell whose loop does not answer for so long is killed. backoff_*: between restarts of a cell that
     keeps dying. stable_after_s: a cell that lived so long starts again without delay. settle_after_s: what a cell
     retained before it was put back, and no room has confirmed by then, is forgotten. checkers: how many checker cells,
-    0: as many as the number of checks asks for.
+    0: as many as the number of checks asks for. user: whose the cells are that need no rights (the gateway's), when
+    there is such a user and he is let into the run directory; empty: root's.
     """
 
     hung_after_s: float = 5.0
@@ -79,6 +80,7 @@ class CellSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     stable_after_s: float = 1.0
     settle_after_s: float = 5.0
     checkers: int = 0
+    user: str = "holdfast"
 
 
 class IpvsSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -97,6 +99,26 @@ class IpvsSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     panic_window_s: float = 10.0
 
 
+class ConnSyncSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """[connsync]: the connections of this director's virtual servers, known on the other nodes too.
+
+    interface: a dummy interface that is made for the kernel's side of it, with this address. peers: who gets our
+    connections; none: every node that takes part. bandwidth_kbytes_per_s: to each of them, 0: as much as there is.
+    compare_every_s: how often both tables are compared. refresh_s: how often a living connection is told again.
+    lag_alarm_s: being further behind is told. waiting_max: connections that may wait for one peer.
+    """
+
+    enabled: bool = False
+    interface: str = "sync0"
+    address: str = "169.254.81.1"
+    peers: tuple[str, ...] = ()
+    bandwidth_kbytes_per_s: float = 0.0
+    compare_every_s: float = 30.0
+    refresh_s: int = 60
+    lag_alarm_s: float = 2.0
+    waiting_max: int = 1_000_000
+
+
 class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """All of holdfast.toml.
 
@@ -107,6 +129,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
     node: str = ""
     ipvs: IpvsSettings = IpvsSettings()
+    connsync: ConnSyncSettings = ConnSyncSettings()
     placement: dict[str, str] = {}
     cells: CellSettings = CellSettings()
     journal: JournalSettings = JournalSettings()
@@ -171,6 +194,7 @@ _TABLES: dict[str, type[msgspec.Struct]] = {
     "peers": PeerSettings,
     "web": WebSettings,
     "ipvs": IpvsSettings,
+    "connsync": ConnSyncSettings,
 }
 
 
@@ -232,10 +256,26 @@ def _check(settings: Settings) -> list[str]:
     ipvs = settings.ipvs
     if ipvs.reconcile_every_s <= 0 or min(ipvs.drain_s, ipvs.drain_command_s, ipvs.panic_window_s) < 0:
         messages.append("ipvs: reconcile_every_s is above 0, the other times from 0")
+    messages += _check_connsync(settings.connsync)
     messages += _check_peers(settings.peers)
     names = [peer.name for peer in settings.peers]
     for name in sorted({each for each in names if names.count(each) > 1}):
         messages.append(f"peers: {name!r} is there twice")
+    return messages
+
+
+def _check_connsync(connsync: ConnSyncSettings) -> list[str]:
+    messages = []
+    if not 0 < len(connsync.interface.encode()) < 16:
+        messages.append(f"connsync.interface: {connsync.interface!r} cannot name an interface")
+    try:
+        ipaddress.IPv4Address(connsync.address)
+    except ValueError:
+        messages.append(f"connsync.address: {connsync.address!r} is no IPv4 address")
+    if connsync.bandwidth_kbytes_per_s < 0 or connsync.compare_every_s <= 0 or connsync.lag_alarm_s <= 0:
+        messages.append("connsync: bandwidth_kbytes_per_s is from 0, compare_every_s and lag_alarm_s are above 0")
+    if connsync.refresh_s < 1 or connsync.waiting_max < 1000:
+        messages.append("connsync: refresh_s is from 1, waiting_max from 1000")
     return messages
 
 

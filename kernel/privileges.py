@@ -6,7 +6,7 @@ import ctypes
 import os
 import signal
 import struct
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from typing import Final
 
 from holdfast.kernel.base import KernelError
@@ -48,22 +48,63 @@ CAPABILITIES: Final = {
 """Number of each capability that a cell may name (linux/capability.h)."""
 
 
-def keep_capabilities(names: Collection[str]) -> None:
-    """Gives up every capability but these, for this process and what it starts. KernelError when the kernel refuses."""
+def keep_capabilities(names: Collection[str], *, programs: bool = False) -> None:
+    """Gives up every capability but these, for this thread. KernelError when the kernel refuses.
+
+    Threads that are started from here on have no more either: call it before there are any. programs: what root
+    starts from here may have what this process could have had (the bounding set stays); False: no more than this
+    thread, as far as CAP_SETPCAP is there to say so.
+    """
     kept = {CAPABILITIES[name] for name in names}
-    number = 0
-    while _LIBC.prctl(_PR_CAPBSET_READ, number, 0, 0, 0) >= 0:
-        if number not in kept:
-            _prctl("drop capability", _PR_CAPBSET_DROP, number)
-        number += 1
+    permitted = permitted_mask()
+    if not programs and permitted >> CAPABILITIES["setpcap"] & 1:
+        number = 0
+        while (bounding := _LIBC.prctl(_PR_CAPBSET_READ, number, 0, 0, 0)) >= 0:
+            if bounding and number not in kept:
+                _prctl("drop capability", _PR_CAPBSET_DROP, number)
+            number += 1
     _LIBC.prctl(_PR_CAP_AMBIENT, _PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0)
-    mask = sum(1 << bit for bit in kept) & permitted_mask()
+    mask = sum(1 << bit for bit in kept) & permitted
     header = struct.pack("=Ii", _CAPABILITY_VERSION_3, 0)
     low, high = mask & 0xFFFFFFFF, mask >> 32
     # effective, permitted, inheritable; low words first, then high ones.
     data = struct.pack("=IIIIII", low, low, 0, high, high, 0)
     if _LIBC.capset(header, data) != 0:
         raise KernelError("keep capabilities", ",".join(sorted(names)), ctypes.get_errno())
+
+
+def become(uid: int, gid: int) -> None:
+    """This process, with all of its threads, is another user's for good, without any capability. KernelError.
+
+    The signal at the end of the parent (`die_with_parent`) has to be asked for again: the kernel forgets it here.
+    """
+    try:
+        os.setgroups([gid])
+        os.setresgid(gid, gid, gid)
+        os.setresuid(uid, uid, uid)
+    except OSError as error:
+        raise KernelError("become", f"user {uid}", error.errno or 0) from error
+    no_new_privileges()
+
+
+def refused_to(uid: int, gid: int, wanted: Mapping[str, int]) -> list[str]:
+    """Those of the paths that the user could not open. wanted: path -> os.R_OK | os.W_OK | os.X_OK.
+
+    For root alone, with CAP_SETUID and CAP_SETGID; before there are threads. KernelError.
+    """
+    groups, own_uid, own_gid = os.getgroups(), os.geteuid(), os.getegid()
+    try:
+        os.setgroups([gid])
+        os.setegid(gid)
+        os.seteuid(uid)
+        try:
+            return [path for path, mode in wanted.items() if not os.access(path, mode, effective_ids=True)]
+        finally:
+            os.seteuid(own_uid)
+            os.setegid(own_gid)
+            os.setgroups(groups)
+    except OSError as error:
+        raise KernelError("try as", f"user {uid}", error.errno or 0) from error
 
 
 def permitted_mask() -> int:

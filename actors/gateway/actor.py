@@ -32,6 +32,7 @@ from holdfast.actors.gateway.roles import is_private
 from holdfast.actors.runtime.actor import LoopActor
 from holdfast.actors.runtime.cell import CellContext
 from holdfast.actors.runtime.machine import Deadline, Duration, Fact
+from holdfast.actors.runtime.rights import Belongings
 from holdfast.bus import keys, topics
 from holdfast.bus.base import BusError, Caller, RequestTimeout, UnknownMessage
 from holdfast.bus.cellbus import CellBus
@@ -57,6 +58,11 @@ SAY_EVERY_S = 60.0
 def start(ctx: CellContext) -> None:
     """Connects this node with the others."""
     GatewayActor.start(ctx)
+
+
+def belongings(settings: Settings, run_dir: Path) -> Belongings:
+    """The key is the gateway's own: nobody else reads it."""
+    return Belongings(given=(Path(settings.gateway.key_file),))
 
 
 class GatewayActor(LoopActor):

@@ -11,13 +11,16 @@ import asyncio
 import logging
 import sqlite3
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 from holdfast.actors.journal.file import POINTER, JournalWriter, Row, journal_path, open_writer
 from holdfast.actors.journal.messages import JournalState
 from holdfast.actors.runtime.actor import LoopActor
 from holdfast.actors.runtime.cell import CellContext
+from holdfast.actors.runtime.rights import Belongings
 from holdfast.bus.envelope import Envelope, pack
+from holdfast.config.settings import Settings
 
 log = logging.getLogger(__name__)
 
@@ -34,6 +37,13 @@ NOT_KEPT = ("slice/",)
 def start(ctx: CellContext) -> None:
     """Begins to keep the events of this node."""
     JournalActor.start(ctx)
+
+
+def belongings(settings: Settings, run_dir: Path) -> Belongings:
+    """What the journal writes."""
+    path = journal_path(settings.journal, run_dir)
+    beside = tuple(path.with_name(path.name + suffix) for suffix in ("-wal", "-shm"))
+    return Belongings(written=(path, run_dir / POINTER), given=beside)
 
 
 class JournalActor(LoopActor):

@@ -21,7 +21,7 @@ from typing import NoReturn
 
 import msgspec
 
-from holdfast.actors.runtime import process
+from holdfast.actors.runtime import process, rights
 from holdfast.actors.runtime.actor import LoopActor, Mailroom
 from holdfast.actors.runtime.context import CellContext, Generation
 from holdfast.actors.runtime.messages import ConfigGeneration, ConfigSlice, Orders
@@ -104,7 +104,8 @@ def run_cell(start: CellStart, orders: socket.socket, parent: int) -> NoReturn:
         place.put(start.scheduling)
         if start.scheduling.namespace is not None:
             enter_network_namespace(start.scheduling.namespace)
-        code = _Cell(start, orders, place).run()
+        account = rights.reduce(start.plan.rooms, start.settings, start.run_dir)
+        code = _Cell(start, orders, place).run(lambda: rights.step_down(account, parent))
     except BaseException:
         log.critical("cell %s failed:\n%s", start.plan.name, traceback.format_exc())
     finally:
@@ -137,13 +138,14 @@ class _Cell:
         self.bus: CellBus
         self.context: CellContext
 
-    def run(self) -> int:
-        """From the sockets to the exit code."""
+    def run(self, bound: Callable[[], None]) -> int:
+        """From the sockets to the exit code. bound: called when the cell has its sockets and no room yet."""
         self.mailroom.open()
         start = self.start
         path = rundir.state_path(start.run_dir, self.name)
         left = read_left(path, start.node, self.name) if start.restore else None
         self.bus = CellBus(self.loop, start.run_dir, start.node, self.name, left=left)
+        bound()
         self.context = CellContext(
             node=start.node,
             cell=self.name,
