@@ -30,6 +30,7 @@ _recvmmsg.restype = ctypes.c_int
 
 _SO_SNDBUFFORCE: Final = 32
 _SO_RCVBUFFORCE: Final = 33
+_SO_TIMESTAMPNS: Final = 35
 _SO_ATTACH_FILTER: Final = 26
 _SO_DETACH_FILTER: Final = 27
 _IP_PKTINFO: Final = 8
@@ -278,9 +279,19 @@ class RawUdpSender:
         self._socket.close()
 
 
+_ARRIVAL: Final = {
+    int(socket.AF_INET): ((socket.IPPROTO_IP, _IP_PKTINFO), (socket.IPPROTO_IP, _IP_RECVTTL)),
+    int(socket.AF_INET6): (
+        (socket.IPPROTO_IPV6, _IPV6_RECVPKTINFO),
+        (socket.IPPROTO_IPV6, _IPV6_RECVHOPLIMIT),
+    ),
+}
 _DATA_BYTES: Final = 128
 _NAME_BYTES: Final = 32
-_CONTROL_BYTES: Final = 96
+_CONTROL_BYTES: Final = 128
+_STAMP_STRIDE: Final = _CONTROL_BYTES // 8
+_STAMP_AT: Final = 2
+"""Behind the header of the first control message, in words of eight bytes."""
 
 
 class UdpReceiver:
@@ -294,6 +305,8 @@ class UdpReceiver:
         self.family = family
         self.port = port
         self.batch = batch
+        self.received = 0
+        """Packets so far."""
         self._v6 = family == socket.AF_INET6
         sock = socket.socket(family, socket.SOCK_DGRAM)
         try:
@@ -302,11 +315,8 @@ class UdpReceiver:
                 sock.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, receive_buffer_bytes)
             if self._v6:
                 sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-                sock.setsockopt(socket.IPPROTO_IPV6, _IPV6_RECVPKTINFO, 1)
-                sock.setsockopt(socket.IPPROTO_IPV6, _IPV6_RECVHOPLIMIT, 1)
-            else:
-                sock.setsockopt(socket.IPPROTO_IP, _IP_PKTINFO, 1)
-                sock.setsockopt(socket.IPPROTO_IP, _IP_RECVTTL, 1)
+            # The first control message of each packet, which `stamps` relies on.
+            sock.setsockopt(socket.SOL_SOCKET, _SO_TIMESTAMPNS, 1)
             sock.bind(("::" if self._v6 else "0.0.0.0", port))
         except OSError as error:
             sock.close()
@@ -338,8 +348,10 @@ class UdpReceiver:
                 0,
             )
         self._template = bytes(self._headers)
+        self.tell_arrival(True)
         self._header_view = memoryview(self._headers)
         self._lengths = memoryview(self._headers).cast("I")
+        self._stamps = memoryview(self._controls).cast("q")
         self._fields = [struct.Struct("24s104x" * count) for count in range(batch + 1)]
 
     def fileno(self) -> int:
@@ -349,7 +361,10 @@ class UdpReceiver:
     def receive(self) -> int:
         """How many packets have come, at most `batch`; 0: none."""
         count: int = _recvmmsg(self._fd, self._address, self.batch, socket.MSG_DONTWAIT, None)
-        return max(count, 0)
+        if count <= 0:
+            return 0
+        self.received += count
+        return count
 
     def recycle(self, count: int) -> None:
         """After the packets of a call were looked at: the kernel wrote lengths into the headers."""
@@ -362,6 +377,13 @@ class UdpReceiver:
             return None
         fields: tuple[bytes, ...] = self._fields[count].unpack_from(self._data)
         return fields
+
+    def stamps(self, count: int) -> list[int]:
+        """When each packet of the last call arrived, on the wall clock in nanoseconds."""
+        last = count * _STAMP_STRIDE
+        seconds = self._stamps[_STAMP_AT:last:_STAMP_STRIDE].tolist()
+        nanoseconds = self._stamps[_STAMP_AT + 1 : last : _STAMP_STRIDE].tolist()
+        return [second * 1_000_000_000 + rest for second, rest in zip(seconds, nanoseconds, strict=True)]
 
     def payload(self, index: int) -> bytes:
         """One payload."""
@@ -376,8 +398,13 @@ class UdpReceiver:
             return bytes(self._names[at + 8 : at + 24]), port
         return bytes(self._names[at + 4 : at + 8]), port
 
+    def tell_arrival(self, wanted: bool) -> None:
+        """Whether the kernel is to say where and with which hop limit packets arrive; it costs a little for each."""
+        for level, option in _ARRIVAL[self.family]:
+            self.socket.setsockopt(level, option, int(wanted))
+
     def arrival(self, index: int) -> tuple[bytes, int, int]:
-        """(packed destination, ifindex, TTL or hop limit) of one packet; TTL 0: not told."""
+        """(packed destination, ifindex, TTL or hop limit) of one packet; empty and 0: not told."""
         destination, interface, hop_limit = b"", 0, 0
         for level, kind, at in self._control_messages(index):
             if level == socket.IPPROTO_IP and kind == _IP_PKTINFO:

@@ -51,16 +51,23 @@ class Directory:
         return self._by_discriminator.get(number)
 
     def find(self, family: int, port: int, yours: int, source: bytes, destination: bytes, ifindex: int) -> Lane | None:
-        """RFC 5880 section 6.8.6 and RFC 5881 section 3: by discriminator, else by addresses and interface."""
+        """RFC 5880 section 6.8.6 and RFC 5881 section 3: by discriminator, else by addresses and interface.
+
+        destination: empty where it is not told, since no two sessions have the neighbour.
+        """
         if yours:
             lane = self._by_discriminator.get(yours)
             return lane if lane is not None and lane.family == family and lane.port == port else None
         for lane in self._by_neighbor.get((source, port), ()):
             if lane.spec.interface and lane.ifindex != ifindex:
                 continue
-            if lane.spec.source is None or lane.spec.source == destination:
+            if lane.spec.source is None or not destination or lane.spec.source == destination:
                 return lane
         return None
+
+    def ambiguous(self, lane: Lane) -> bool:
+        """Its neighbour is another session's as well: only where packets arrive tells the two apart."""
+        return len(self._by_neighbor.get((lane.spec.neighbor, lane.port), ())) > 1
 
     def new_discriminator(self, wanted: int | None) -> int:
         """`wanted` if it is free; else random, so that a stranger cannot guess it (RFC 5880 section 10)."""

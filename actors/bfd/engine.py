@@ -28,7 +28,6 @@ from holdfast.actors.bfd.machine import (
     Disabled,
     EchoHeard,
     Enabled,
-    Memory,
     PacketHeard,
     PathLost,
     Reconfigured,
@@ -36,9 +35,9 @@ from holdfast.actors.bfd.machine import (
     Transmit,
     TransmitEcho,
 )
+from holdfast.actors.bfd.memory import Kept, MemoryStore
 from holdfast.actors.bfd.packet import CONTROL_PORT, MAX_U32, MULTIHOP_PORT, PacketError, Reject, State, decode
 from holdfast.actors.bfd.profiles import SessionSpec
-from holdfast.actors.bfd.sequences import SequenceStore
 from holdfast.actors.bfd.wheel import DetectionWheel, Pacer
 from holdfast.actors.runtime.machine import MS, US, Action, Deadline, Fact, Instant, S
 from holdfast.kernel.source_filter import source_filter
@@ -47,6 +46,12 @@ from holdfast.kernel.udp_batch import Path, RawUdpSender, Rows, UdpReceiver
 
 _BATCHES_A_TURN = 32
 """How many batches are read before deadlines are looked at again."""
+
+_BRISK = 8
+"""So many wake-ups in quick succession make a port polled; as many empty looks end it."""
+
+_POLL_LEAST, _POLL_MOST = MS // 4, 10 * MS
+"""How long a polled port is left alone."""
 
 _RETRY = S
 """How often a session without a source address looks for one, if nobody told of a change."""
@@ -61,27 +66,18 @@ class Listener(Protocol):
     def state_changed(self, lane: Lane, changed: Changed) -> None:
         """The session has another state, or was started."""
 
-    def memory_changed(self, lane: Lane) -> None:
-        """What a successor must know has changed."""
-
     def rejected(self, lane: Lane | None, error: PacketError, source: bytes) -> None:
         """A packet was discarded. lane None: it belongs to no session."""
 
 
-class Saved:
-    """What of a session is to be restored."""
-
-    __slots__ = ("memory", "source_port")
-
-    def __init__(self, memory: Memory, source_port: int) -> None:
-        self.memory = memory
-        self.source_port = source_port
-
-
 class _Port:
-    """A receiver with the sessions that hear by it."""
+    """A receiver with the sessions that hear by it.
 
-    __slots__ = ("floor", "known", "lanes", "receiver", "strict")
+    While packets come often, nobody waits for each: the port is read every few packets (`polled`), as network drivers
+    do it. It saves most of the wake-ups, and the kernel the waking.
+    """
+
+    __slots__ = ("brisk", "empty", "floor", "known", "lanes", "next_read", "polled", "read_at", "receiver", "strict")
 
     def __init__(self, receiver: UdpReceiver) -> None:
         self.receiver = receiver
@@ -90,6 +86,14 @@ class _Port:
         self.strict: dict[bytes, Lane] = {}
         """Like `known`, for sessions that ask for a higher TTL than the socket does."""
         self.floor = 0
+        """The least TTL that the socket's filter lets in."""
+        self.polled = False
+        self.next_read = 0
+        self.read_at = 0
+        self.brisk = 0
+        """How many times in a row it became readable soon after the time before."""
+        self.empty = 0
+        """How many times in a row nothing had come when it was polled."""
 
 
 class Engine:
@@ -101,7 +105,7 @@ class Engine:
         listener: Listener,
         chance: random.Random,
         *,
-        sequences: SequenceStore | None = None,
+        memory: MemoryStore | None = None,
     ) -> None:
         """chance: jitter, discriminators and source ports; random.SystemRandom() but for tests."""
         self.lanes: dict[str, Lane] = {}
@@ -110,7 +114,7 @@ class Engine:
         self._loop = loop
         self._listener = listener
         self._chance = chance
-        self._sequences = sequences
+        self._memory = memory
         self._timer = TimerFd()
         self._wheel = DetectionWheel()
         self._rows = Rows()
@@ -125,32 +129,37 @@ class Engine:
         self._filters_stale: set[tuple[int, int]] = set()
         self._filters_scheduled = False
         self._closed = False
+        self._shortest = 3600 * S
+        """No session that was Up had a shorter detection time."""
         loop.add_reader(self._timer.fileno(), self._timer_fired)
 
     # ------------------------------------------------------------------ sessions come, change and go
 
-    def add(self, spec: SessionSpec, saved: Saved | None = None) -> Lane:
-        """Begins a session; with `saved`, goes on with that of a former process. KernelError without sockets."""
+    def add(self, spec: SessionSpec, former: Kept | None = None) -> Lane:
+        """Begins a session; with `former`, goes on with that of a former process. KernelError without sockets."""
         assert spec.name not in self.lanes
         port = self._port(spec)
-        restored = None if saved is None else saved.memory
+        if former is not None and (former.neighbor, former.multihop) != (spec.neighbor, spec.multihop):
+            former = None
         directory = self._directory
-        discriminator = directory.new_discriminator(None if restored is None else restored.local_discriminator)
-        source_port = directory.new_source_port(None if saved is None else saved.source_port)
+        discriminator = directory.new_discriminator(None if former is None else former.memory.local_discriminator)
+        source_port = directory.new_source_port(None if former is None else former.source_port)
         machine = BfdMachine(spec.config, discriminator)
         lane = Lane(spec, machine, source_port, self._rows)
-        self._authenticate(lane)
+        lane.memory_slot = None if self._memory is None else self._memory.take()
+        self._authenticate(lane, former)
         self.lanes[spec.name] = lane
         self._enlist(lane, port)
         self._supersede(lane)
         now = self._now()
         self._find_route(lane, now)
-        if restored is None or restored.local_discriminator != discriminator:
+        if former is None or former.memory.local_discriminator != discriminator:
             actions = machine.start(now)
         else:
-            actions = machine.restore(restored, now)
+            lane.disabled = former.disabled
+            actions = machine.restore(former.memory, now)
         self._carry_out(lane, actions, now)
-        if spec.disabled:
+        if spec.disabled or lane.disabled:
             self._step(lane, Disabled(), now)
         self._rearm()
         return lane
@@ -179,6 +188,7 @@ class Engine:
             self._find_route(lane, now)
         self._step(lane, Reconfigured(spec.config), now)
         if spec.disabled != old.disabled:
+            lane.disabled = False
             self._step(lane, Disabled() if spec.disabled else Enabled(), now)
         self._rearm()
         return lane
@@ -195,11 +205,13 @@ class Engine:
 
     def disable(self, name: str) -> None:
         """Takes the session to AdminDown until `enable`."""
+        self.lanes[name].disabled = True
         self._step(self.lanes[name], Disabled(), self._now())
         self._rearm()
 
     def enable(self, name: str) -> None:
         """Ends `disable`."""
+        self.lanes[name].disabled = False
         self._step(self.lanes[name], Enabled(), self._now())
         self._rearm()
 
@@ -246,7 +258,8 @@ class Engine:
         self._loop.remove_reader(self._timer.fileno())
         self._timer.close()
         for port in self._ports.values():
-            self._loop.remove_reader(port.receiver.fileno())
+            if not port.polled:
+                self._loop.remove_reader(port.receiver.fileno())
             port.receiver.close()
         for sender in self._senders.values():
             sender.close()
@@ -258,13 +271,47 @@ class Engine:
     # ------------------------------------------------------------------ receiving
 
     def _readable(self, port: _Port) -> None:
+        """Reads until the socket is empty; begins to poll when that happens too often."""
+        self._drain(port)
+        now = time.monotonic_ns()
+        pause = self._poll_pause
+        port.brisk = port.brisk + 1 if now - port.read_at < pause else 0
+        port.read_at = now
+        if port.brisk >= _BRISK and not self._closed:
+            self._loop.remove_reader(port.receiver.fileno())
+            port.polled = True
+            port.empty = 0
+            port.next_read = now + pause
+        self._rearm()
+
+    def _drain(self, port: _Port) -> None:
         """Reads until the socket is empty; every so many batches deadlines get their turn."""
         batches = 0
         while not self._closed and self._read_batch(port):
             batches += 1
             if batches % _BATCHES_A_TURN == 0:
                 self._due()
-        self._rearm()
+
+    def _poll(self, port: _Port, now: int) -> None:
+        """Its time has come to be read. When little comes any more, it is waited for again."""
+        port.next_read = now + self._poll_pause
+        before = port.receiver.received
+        self._drain(port)
+        port.read_at = now
+        if port.receiver.received > before:
+            port.empty = 0
+            return
+        port.empty += 1
+        if port.empty >= _BRISK and not self._closed:
+            port.polled = False
+            port.brisk = 0
+            self._loop.add_reader(port.receiver.fileno(), self._readable, port)
+
+    @property
+    def _poll_pause(self) -> int:
+        """Short beside the shortest detection time. Silence is measured by the kernel's stamps and noticed no later for
+        it; but a peer's Down, and its polls, wait for the next look."""
+        return min(max(self._shortest // 16, _POLL_LEAST), _POLL_MOST)
 
     def _read_batch(self, port: _Port) -> bool:
         """Handles one batch. True: there may be more."""
@@ -277,20 +324,44 @@ class Engine:
         if packets is None:
             packets = tuple(receiver.payload(index) for index in range(count))
         machines = list(map(port.known.get, packets))
-        whole = None not in machines
-        for machine in machines:
-            if machine is not None:
-                gap = now - machine.seen  # type: ignore[operator]  # it was heard before, or it were not known
-                if gap > machine.longest_gap:  # noqa: PLR1730 - the hot loop: max() costs a call
-                    machine.longest_gap = gap
-                machine.seen = now  # type: ignore[assignment]
-                machine.heard += 1
-        if not whole:
+        if port.polled:
+            self._refresh_stamped(machines, receiver.stamps(count), port.read_at, now)
+        else:
+            self._refresh(machines, now)
+        if None in machines:
             for index, machine in enumerate(machines):
                 if machine is None:
                     self._hear(port, index, packets[index], Instant(now))
         receiver.recycle(count)
         return count == receiver.batch
+
+    @staticmethod
+    def _refresh(machines: list[BfdMachine | None], now: int) -> None:
+        """These were heard just now. The hot loop: an attribute is cheap, a call is not."""
+        for machine in machines:
+            if machine is not None:
+                gap = now - machine.seen  # type: ignore[operator]  # it was heard before, or it were not known
+                if gap > machine.longest_gap:  # noqa: PLR1730
+                    machine.longest_gap = gap
+                machine.seen = now  # type: ignore[assignment]
+                machine.heard += 1
+
+    @staticmethod
+    def _refresh_stamped(machines: list[BfdMachine | None], stamps: list[int], earliest: int, now: int) -> None:
+        """`_refresh` for packets that have waited: each was heard when the kernel says, after the last look.
+
+        The kernel's stamps are of the wall clock, which may have been set in between: they are not believed beyond
+        the two looks.
+        """
+        shift = now - time.time_ns()
+        for machine, stamp in zip(machines, stamps, strict=True):
+            if machine is not None:
+                heard_at = min(max(stamp + shift, earliest), now)
+                gap = heard_at - machine.seen  # type: ignore[operator]
+                if gap > machine.longest_gap:  # noqa: PLR1730
+                    machine.longest_gap = gap
+                machine.seen = heard_at  # type: ignore[assignment]
+                machine.heard += 1
 
     def _hear(self, port: _Port, index: int, data: bytes, now: Instant) -> None:
         """A packet that is new in some way."""
@@ -310,7 +381,7 @@ class Engine:
             if lane is None:
                 raise PacketError(Reject.NO_SESSION, f"your discriminator {packet.your_discriminator}")
             spec = lane.spec
-            if hop_limit < spec.min_ttl:
+            if hop_limit and hop_limit < spec.min_ttl:
                 raise PacketError(Reject.HOP_LIMIT, f"TTL {hop_limit}, at least {spec.min_ttl}")
             if (spec.check_source and source != spec.neighbor) or (spec.interface and ifindex != lane.ifindex):
                 raise PacketError(Reject.SOURCE, "not from the neighbour")
@@ -321,6 +392,8 @@ class Engine:
             if lane.authenticator is not None:
                 recent = machine.seen is not None and now - machine.seen <= 2 * machine.detection
                 lane.authenticator.check(data, packet, section, recent=recent)
+                if lane.memory_slot is not None:
+                    lane.memory_slot.keep_sequences(lane.authenticator)
         except PacketError as error:
             counts = self.rejected if lane is None else lane.rejected
             counts[error.reject] = counts.get(error.reject, 0) + 1
@@ -369,6 +442,11 @@ class Engine:
         now = time.monotonic_ns()
         for pacer in self._pacers.values():
             pacer.fire(now)
+        for port in list(self._ports.values()):
+            # Half a pause early is better than waking up again for it.
+            if port.polled and port.next_read - self._poll_pause // 2 <= now:
+                self._poll(port, now)
+        self._wheel.look_ahead(now)
         ended = self._wheel.due(now)
         if ended:
             for port in list(self._ports.values()):
@@ -399,6 +477,9 @@ class Engine:
             other = pacer.next_at()
             if other and (other < at or not at):
                 at = other
+        for port in self._ports.values():
+            if port.polled and (port.next_read < at or not at):
+                at = port.next_read
         for other in self._rare():
             if other < at or not at:
                 at = other
@@ -438,9 +519,11 @@ class Engine:
                 case TransmitEcho():
                     self._echo_port().pace(lane, action.interval_us, now)
         lane.refresh_limit()
+        if 0 < lane.limit < self._shortest and lane.machine.state is State.UP:
+            self._shortest = lane.limit
         self._wheel.watch(lane)
-        if remember and not lane.leaving:
-            self._listener.memory_changed(lane)
+        if remember:
+            lane.remember()
 
     def _changed(self, lane: Lane, changed: Changed, now: Instant) -> None:
         lane.last_change = changed
@@ -554,8 +637,8 @@ class Engine:
         lane.packet = None
         lane.route(None)
         self._directory.forget(lane)
-        if lane.sequence_slot is not None:
-            lane.sequence_slot.release()
+        if lane.memory_slot is not None:
+            lane.memory_slot.release()
         key = (lane.family, lane.port)
         port = self._ports[key]
         port.lanes.discard(lane)
@@ -564,7 +647,8 @@ class Engine:
         if port.lanes:
             self._filters_stale.add(key)
             return
-        self._loop.remove_reader(port.receiver.fileno())
+        if not port.polled:
+            self._loop.remove_reader(port.receiver.fileno())
         port.receiver.close()
         del self._ports[key]
 
@@ -595,24 +679,28 @@ class Engine:
             neighbors = None if open_to_all else {lane.spec.neighbor for lane in port.lanes}
             family = 4 if key[0] == socket.AF_INET else 6
             port.receiver.attach_filter(source_filter(family, neighbors, floor))
+            port.receiver.tell_arrival(
+                any(
+                    lane.spec.interface or lane.spec.min_ttl > floor or self._directory.ambiguous(lane)
+                    for lane in port.lanes
+                )
+            )
         self._filters_stale.clear()
 
-    def _authenticate(self, lane: Lane) -> None:
-        spec, discriminator = lane.spec, lane.machine.local_discriminator
-        sequence, received = self._chance.randrange(MAX_U32 + 1), None
-        if lane.authenticator is not None:
-            sequence, received = lane.authenticator.sequence, lane.authenticator.received_sequence
-        elif self._sequences is not None and discriminator in self._sequences.former:
-            sequence, received = self._sequences.former.pop(discriminator)
+    def _authenticate(self, lane: Lane, former: Kept | None = None) -> None:
+        spec = lane.spec
         if spec.auth_type is None:
             lane.authenticator = None
             lane.seals_each = False
             return
+        sequence, received = self._chance.randrange(MAX_U32 + 1), None
+        if lane.authenticator is not None:
+            sequence, received = lane.authenticator.sequence, lane.authenticator.received_sequence
+        elif former is not None and spec.auth_type.digest_bytes:
+            sequence, received = former.sequence, former.received_sequence
         lane.authenticator = Authenticator(spec.auth_type, spec.keys, sequence)
         lane.authenticator.received_sequence = received
         lane.seals_each = spec.auth_type.meticulous
-        if lane.sequence_slot is None and self._sequences is not None and spec.auth_type.digest_bytes:
-            lane.sequence_slot = self._sequences.take(discriminator)
 
     # ------------------------------------------------------------------ source addresses
 

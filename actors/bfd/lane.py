@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 
 from holdfast.actors.bfd.auth import Authenticator
 from holdfast.actors.bfd.machine import BfdMachine, Cause, Changed
+from holdfast.actors.bfd.memory import Kept, MemorySlot
 from holdfast.actors.bfd.packet import CONTROL_PORT, MULTIHOP_PORT, ControlPacket, Reject, State
 from holdfast.actors.bfd.profiles import SessionSpec
-from holdfast.actors.bfd.sequences import SequenceSlot
 from holdfast.kernel.udp_batch import Path, Row, Rows
 
 if TYPE_CHECKING:
@@ -21,6 +21,7 @@ class Lane:
 
     __slots__ = (
         "authenticator",
+        "disabled",
         "downs",
         "family",
         "group",
@@ -34,6 +35,7 @@ class Lane:
         "leaving",
         "limit",
         "machine",
+        "memory_slot",
         "packet",
         "path",
         "placed_at",
@@ -44,7 +46,6 @@ class Lane:
         "seals_each",
         "send_errors",
         "sent",
-        "sequence_slot",
         "source_port",
         "spec",
         "ups",
@@ -60,7 +61,7 @@ class Lane:
         self.ifindex = 0
         """Of the interface the session is bound to, 0: not bound, or not there."""
         self.authenticator: Authenticator | None = None
-        self.sequence_slot: SequenceSlot | None = None
+        self.memory_slot: MemorySlot | None = None
         self.seals_each = False
         """Every packet is sealed anew (meticulous)."""
         self.path: Path | None = None
@@ -78,6 +79,8 @@ class Lane:
         self.limit = 0
         """The detection time in nanoseconds; 0: none runs, -1: ask the machine."""
         self.leaving = False
+        self.disabled = False
+        """By an operator."""
         self.rejected: dict[Reject, int] = {}
         self.send_errors = 0
         self.last_send_errno = 0
@@ -122,14 +125,21 @@ class Lane:
         if self.path is not None and not self.seals_each:
             self.row.write(self.path.packet(self.seal(packet)))
 
+    def remember(self) -> None:
+        """Keeps what a successor must know."""
+        if self.memory_slot is not None:
+            spec = self.spec
+            kept = Kept(spec.name, spec.neighbor, spec.multihop, self.source_port, self.disabled, self.machine.memory)
+            self.memory_slot.keep(kept)
+
     def seal(self, packet: ControlPacket) -> bytes:
         """The packet's bytes with authentication, if any."""
         authenticator = self.authenticator
         if authenticator is None:
             return packet.encode()
         sealed = authenticator.seal(packet)
-        if self.sequence_slot is not None:
-            self.sequence_slot.store(authenticator)
+        if self.memory_slot is not None:
+            self.memory_slot.keep_sequences(authenticator)
         return sealed
 
     def reseal(self) -> None:

@@ -138,7 +138,7 @@ class Refreshed(Action, frozen=True):
     """What a restored session must know changed without a change of state (intervals, discriminators, poll)."""
 
 
-class Memory(msgspec.Struct, frozen=True, kw_only=True):
+class Memory(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
     """What of a session outlives its process, to be restored with the same discriminators."""
 
     state: State

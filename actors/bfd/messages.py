@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import enum
 
-from holdfast.actors.bfd.machine import Memory
 from holdfast.bus.messages import Command, Event, Reason, Reply
 
 
@@ -39,20 +38,6 @@ class BfdStateChanged(Event, frozen=True, kw_only=True, tag="bfd.state"):
     detection_us: int
     vrrp: bool = True
     checker: bool = True
-
-
-class BfdMemory(Event, frozen=True, kw_only=True, tag="bfd.memory"):
-    """What a successor needs to go on with the session unnoticed. Retained on `NODE/bfd/NAME/memory`.
-
-    neighbor, multihop: the session it belongs to; with others under the same name it is worth nothing.
-    """
-
-    session: str
-    neighbor: str
-    multihop: bool
-    source_port: int
-    memory: Memory
-    disabled: bool = False
 
 
 class BfdShow(Command, frozen=True, kw_only=True, tag="bfd.show"):

@@ -7,6 +7,7 @@ import ipaddress
 import logging
 import random
 import time
+from collections import deque
 from collections.abc import Iterable
 
 import msgspec
@@ -14,22 +15,21 @@ from pykka import ActorRef
 
 from holdfast.actors.bfd.config import BfdRoom
 from holdfast.actors.bfd.describe import describe, dump_text
-from holdfast.actors.bfd.engine import Engine, Saved
+from holdfast.actors.bfd.engine import Engine
 from holdfast.actors.bfd.lane import Lane
 from holdfast.actors.bfd.machine import Changed
+from holdfast.actors.bfd.memory import MemoryStore
 from holdfast.actors.bfd.messages import (
     BfdDisable,
     BfdDone,
     BfdEnable,
-    BfdMemory,
     BfdSessions,
     BfdShow,
     BfdStateChanged,
 )
 from holdfast.actors.bfd.packet import PacketError, State
 from holdfast.actors.bfd.profiles import BfdSettings, BfdSettingsError, SessionSpec, parse_settings, session_spec
-from holdfast.actors.bfd.sequences import SequenceStore
-from holdfast.actors.bfd.session_actor import Happened, Remember, Removed, Respecified, SessionActor
+from holdfast.actors.bfd.session_actor import Happened, Removed, Respecified, SessionActor
 from holdfast.actors.runtime.context import CellContext, Generation
 from holdfast.bus.base import Caller
 from holdfast.bus.messages import Command, Failed, Reason, Reply
@@ -39,8 +39,13 @@ from holdfast.kernel.records import AddressChanged, Change, LinkChanged
 
 log = logging.getLogger("holdfast.bfd")
 
-_MEMORY_SETTLES_S = 0.05
-"""Coming Up changes what must be kept several times in a row; it is told once."""
+_SAID_AT_ONCE = 8
+_SAY_EVERY_S = 0.004
+"""So many changes are told to actors at once, and every so often: each costs a message on the bus that wakes other
+processes, and a line in the log. When thousands change together, the packets of those that did not come first."""
+
+_TURN_NS = 1_000_000
+"""How long new sessions may keep the engine from its packets in one turn of the loop."""
 
 _RETRY_S = 5.0
 """A session that found no sockets (another BFD daemon has the port) is tried again this often."""
@@ -57,21 +62,23 @@ class Room:
         self._loop = context.loop
         self._actors: dict[str, ActorRef[SessionActor]] = {}
         self._specs: dict[str, SessionSpec] = {}
-        self._disabled: set[str] = set()
         self._settings = BfdSettings()
-        self._waiting: dict[str, SessionSpec] = {}
-        self._dirty: set[Lane] = set()
+        self._waiting: set[str] = set()
+        self._unsaid: dict[str, Happened] = {}
+        self._may_say = _SAID_AT_ONCE
+        self._turn_ahead = False
+        self._unbegun: deque[SessionSpec] = deque()
         self._complained: dict[tuple[str, str], float] = {}
         self._addresses_came = False
-        self._restored: dict[str, BfdMemory] = {}
-        self._told: dict[str, BfdStateChanged] = {}
-        for envelope in context.restored:
-            if isinstance(envelope.event, BfdMemory):
-                self._restored[envelope.event.session] = envelope.event
-            elif isinstance(envelope.event, BfdStateChanged):
-                self._told[envelope.event.session] = envelope.event
-        self._sequences = SequenceStore(context.run_dir / f"{context.cell}.bfd-sequences")
-        self.engine = Engine(context.loop, self, chance, sequences=self._sequences)
+        self._told = {
+            envelope.event.session: envelope.event
+            for envelope in context.restored
+            if isinstance(envelope.event, BfdStateChanged)
+        }
+        self._memory = MemoryStore(context.run_dir / f"{context.cell}.bfd-memory")
+        # What a whole daemon left behind that was killed long ago is not the present.
+        self._former = self._memory.former if self._told else {}
+        self.engine = Engine(context.loop, self, chance, memory=self._memory)
         links.on_address(self._address)
         links.on_link(self._link)
         context.on_stop(self._stop)
@@ -101,92 +108,93 @@ class Room:
                 self._add(spec)
             elif self._specs[name] != spec:
                 self._change(spec)
-        self._restored.clear()
-        self._told.clear()
 
     def _add(self, spec: SessionSpec) -> None:
         self._specs[spec.name] = spec
-        self._start_actor(spec)
-        memory = self._restored.get(spec.name)
-        saved = None
-        if memory is not None and (memory.neighbor, memory.multihop) == (spec.neighbor_text, spec.multihop):
-            saved = Saved(memory.memory, memory.source_port)
-            if memory.disabled and not spec.disabled:
-                self._disabled.add(spec.name)
-                spec = msgspec.structs.replace(spec, disabled=True)
-        self._begin(spec, saved)
+        told = self._told.pop(spec.name, None)
+        self._actors[spec.name] = SessionActor.start(spec, bus=self._context.bus, told=told)
+        if not self._unbegun:
+            self._loop.call_soon(self._begin_some)
+        self._unbegun.append(spec)
 
-    def _start_actor(self, spec: SessionSpec) -> None:
-        self._actors[spec.name] = SessionActor.start(spec, bus=self._context.bus, told=self._told.get(spec.name))
+    def _begin_some(self) -> None:
+        """A reload that brings thousands of sessions must not make the others miss their turns."""
+        end = time.monotonic_ns() + _TURN_NS
+        while self._unbegun and time.monotonic_ns() < end:
+            name = self._unbegun.popleft().name
+            if name in self._specs and name not in self.engine.lanes:
+                self._begin(self._specs[name])
+        if self._unbegun:
+            self._loop.call_soon(self._begin_some)
 
-    def _begin(self, spec: SessionSpec, saved: Saved | None = None) -> None:
+    def _begin(self, spec: SessionSpec) -> None:
         try:
-            self.engine.add(spec, saved)
+            self.engine.add(spec, self._former.pop(spec.name, None))
         except KernelError as error:
             log.error("(%s) cannot be started: %s; trying again every %d s", spec.name, error, _RETRY_S)
             if not self._waiting:
                 self._loop.call_later(_RETRY_S, self._retry)
-            self._waiting[spec.name] = spec
+            self._waiting.add(spec.name)
 
     def _retry(self) -> None:
-        waiting, self._waiting = self._waiting, {}
-        for spec in waiting.values():
-            self._begin(spec)
+        waiting, self._waiting = self._waiting, set()
+        for name in waiting:
+            if name in self._specs and name not in self.engine.lanes:
+                self._begin(self._specs[name])
 
     def _change(self, spec: SessionSpec) -> None:
-        name = spec.name
-        before, self._specs[name] = self._specs[name], spec
-        self._actors[name].tell(Respecified(spec))
-        if name in self._waiting:
-            self._waiting[name] = spec
-            return
-        if before.disabled == spec.disabled and name in self._disabled:
-            spec = msgspec.structs.replace(spec, disabled=True)
-        else:
-            self._disabled.discard(name)
-        self.engine.change(spec)
+        self._specs[spec.name] = spec
+        self._actors[spec.name].tell(Respecified(spec))
+        if spec.name in self.engine.lanes:
+            self.engine.change(spec)
 
     def _remove(self, name: str) -> None:
         del self._specs[name]
-        self._disabled.discard(name)
-        if self._waiting.pop(name, None) is None:
+        self._unsaid.pop(name, None)
+        if name in self.engine.lanes:
             self.engine.remove(name)
-        self._dirty = {lane for lane in self._dirty if lane.spec.name != name}
         self._actors.pop(name).tell(Removed())
 
     async def _stop(self) -> None:
         """Every peer is told, so that it need not wait for its detection time."""
-        self._flush_memory()
         await self.engine.goodbye()
-        self._sequences.close()
+        self._memory.close()
 
     # ------------------------------------------------------------------ what the engine tells
 
     def state_changed(self, lane: Lane, changed: Changed) -> None:
         """Hands the change to the session's actor, with the values of this moment."""
         machine = lane.machine
-        self._actors[lane.spec.name].tell(
+        self._say(
+            lane.spec.name,
             Happened(
                 changed=changed,
                 at_ns=lane.last_change_at,
                 tracker_up=machine.tracker_up,
                 local_diagnostic=machine.local_diagnostic,
                 remote_diagnostic=machine.remote_diagnostic,
-            )
+            ),
         )
 
-    def memory_changed(self, lane: Lane) -> None:
-        """Kept in a moment, when it has settled."""
-        if not self._dirty:
-            self._loop.call_later(_MEMORY_SETTLES_S, self._flush_memory)
-        self._dirty.add(lane)
+    def _say(self, name: str, happened: Happened) -> None:
+        """Tells a session's actor: at once, or in a moment when very many change together; then the newest counts."""
+        self._unsaid[name] = happened
+        self._say_some()
 
-    def _flush_memory(self) -> None:
-        dirty, self._dirty = self._dirty, set()
-        for lane in dirty:
-            name = lane.spec.name
-            if self.engine.lanes.get(name) is lane:
-                self._actors[name].tell(Remember(lane.machine.memory, lane.source_port, name in self._disabled))
+    def _say_some(self) -> None:
+        while self._unsaid and self._may_say:
+            name = next(iter(self._unsaid))
+            self._may_say -= 1
+            self._actors[name].tell(self._unsaid.pop(name))
+        if not self._turn_ahead:
+            self._turn_ahead = True
+            self._loop.call_later(_SAY_EVERY_S, self._next_turn)
+
+    def _next_turn(self) -> None:
+        self._turn_ahead = False
+        self._may_say = _SAID_AT_ONCE
+        if self._unsaid:
+            self._say_some()
 
     def rejected(self, lane: Lane | None, error: PacketError, source: bytes) -> None:
         """Logs one line a minute for each session and reason; the counters have them all."""
@@ -253,7 +261,6 @@ class Room:
             return _unknown(name)
         if lane.machine.state is State.ADMIN_DOWN:
             return BfdDone(message=f"{name} is AdminDown already")
-        self._disabled.add(name)
         log.info("(%s) disabled by %s on %s: %s", name, caller.cell, caller.node, command.why or "no reason given")
         self.engine.disable(name)
         return BfdDone(message=f"{name} is AdminDown; its neighbour was told and takes it for no failure")
@@ -263,7 +270,6 @@ class Room:
         lane = self.engine.lanes.get(name)
         if lane is None:
             return _unknown(name)
-        self._disabled.discard(name)
         if lane.machine.state is not State.ADMIN_DOWN:
             return BfdDone(message=f"{name} is {lane.machine.state.word}")
         self.engine.enable(name)

@@ -6,8 +6,8 @@ import logging
 
 import msgspec
 
-from holdfast.actors.bfd.machine import Cause, Changed, Memory
-from holdfast.actors.bfd.messages import BfdMemory, BfdState, BfdStateChanged
+from holdfast.actors.bfd.machine import Cause, Changed
+from holdfast.actors.bfd.messages import BfdState, BfdStateChanged
 from holdfast.actors.bfd.packet import State, diagnostic_word
 from holdfast.actors.bfd.profiles import SessionSpec
 from holdfast.actors.runtime.actor import LoopActor
@@ -46,14 +46,6 @@ class Happened(msgspec.Struct, frozen=True):
     remote_diagnostic: int
 
 
-class Remember(msgspec.Struct, frozen=True):
-    """What a successor must know."""
-
-    memory: Memory
-    source_port: int
-    disabled: bool
-
-
 class Removed(msgspec.Struct, frozen=True):
     """The configuration has it no more."""
 
@@ -76,8 +68,6 @@ class SessionActor(LoopActor):
         match message:
             case Happened():
                 self._happened(message)
-            case Remember():
-                self._remember(message)
             case Respecified():
                 self._spec = message.spec
             case Removed():
@@ -149,24 +139,12 @@ class SessionActor(LoopActor):
             evidence["remote_diagnostic"] = diagnostic_word(what.remote_diagnostic)
         return Reason(kind=_kind_of(changed), node=self._bus.node, subject=self._subject, evidence=evidence)
 
-    def _remember(self, what: Remember) -> None:
-        event = BfdMemory(
-            session=self._spec.name,
-            neighbor=self._spec.neighbor_text,
-            multihop=self._spec.multihop,
-            source_port=what.source_port,
-            memory=what.memory,
-            disabled=what.disabled,
-        )
-        self._bus.publish(self._subject, "memory", event)
-
     def _removed(self) -> None:
         told = self._told
         if told is not None:
             reason = Reason(kind=ReasonKind.RELOAD, node=self._bus.node, subject=self._subject)
             gone = msgspec.structs.replace(told, old=told.state, state=BfdState.DELETED, reason=reason)
             self._bus.publish(self._subject, "state", gone)
-        self._bus.forget(self._subject, "memory")
         self._bus.forget(self._subject, "state")
         self.stop()
 

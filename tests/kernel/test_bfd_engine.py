@@ -14,12 +14,12 @@ import pytest
 from netns import Lab, NetNs, can_make_namespaces
 
 from holdfast.actors.bfd.auth import Authenticator, AuthType, Key
-from holdfast.actors.bfd.engine import Engine, Saved
+from holdfast.actors.bfd.engine import Engine
 from holdfast.actors.bfd.lane import Lane
 from holdfast.actors.bfd.machine import Changed, SessionConfig
+from holdfast.actors.bfd.memory import Kept, MemoryStore
 from holdfast.actors.bfd.packet import CONTROL_PORT, ControlPacket, PacketError, Reject, State, decode
 from holdfast.actors.bfd.profiles import SessionSpec
-from holdfast.actors.bfd.sequences import SequenceStore
 from holdfast.kernel.udp_batch import RawUdpSender, UdpReceiver
 
 pytestmark = [
@@ -56,13 +56,9 @@ class Listener:
     def __init__(self) -> None:
         self.changes: list[tuple[str, Changed]] = []
         self.rejects: list[tuple[str, Reject]] = []
-        self.memories = 0
 
     def state_changed(self, lane: Lane, changed: Changed) -> None:
         self.changes.append((lane.spec.name, changed))
-
-    def memory_changed(self, lane: Lane) -> None:
-        self.memories += 1
 
     def rejected(self, lane: Lane | None, error: PacketError, source: bytes) -> None:
         self.rejects.append(("" if lane is None else lane.spec.name, error.reject))
@@ -137,13 +133,13 @@ async def until(condition: Callable[[], object]) -> None:
 Story = Callable[[Engine, Listener, Peer], Awaitable[None]]
 
 
-def play(wire: tuple[NetNs, NetNs], story: Story, *, sequences: SequenceStore | None = None) -> None:
+def play(wire: tuple[NetNs, NetNs], story: Story, *, memory: MemoryStore | None = None) -> None:
     """Runs a story with an engine in our namespace and a peer in the other."""
     us, peer_namespace = wire
 
     async def run() -> None:
         listener = Listener()
-        engine = Engine(asyncio.get_running_loop(), listener, random.Random(5), sequences=sequences)
+        engine = Engine(asyncio.get_running_loop(), listener, random.Random(5), memory=memory)
         peer = Peer(peer_namespace)
         try:
             await story(engine, listener, peer)
@@ -205,12 +201,12 @@ def test_what_comes_again_takes_the_short_way(wire: tuple[NetNs, NetNs]) -> None
     async def story(engine: Engine, listener: Listener, peer: Peer) -> None:
         lane = engine.add(spec())
         await bring_up(lane, peer)
-        memories, heard = listener.memories, lane.machine.heard
+        heard, kept = lane.machine.heard, lane.machine.memory
         assert lane.known
         for _ in range(50):
             peer.say(State.UP, lane.machine.local_discriminator)
         await until(lambda: lane.machine.heard == heard + 50)
-        assert listener.memories == memories
+        assert lane.machine.memory == kept
         # A packet that differs in anything takes the long way, and the short way is the new one's from then on.
         peer.say(State.UP, lane.machine.local_discriminator, required_min_rx_us=70_000)
         await until(lambda: lane.machine.transmit_interval_us == 70_000)
@@ -322,7 +318,7 @@ def test_authentication_is_asked_for_and_not_suffered(wire: tuple[NetNs, NetNs],
         await until(lambda: Reject.AUTH_MISSING in lane.rejected)
         await bring_up(lane, peer, auth=Authenticator(AuthType.METICULOUS_SHA1, keys, 7))
 
-    play(wire, story, sequences=SequenceStore(tmp_path / "s"))
+    play(wire, story, memory=MemoryStore(tmp_path / "m"))
 
 
 @pytest.mark.parametrize("kind", list(AuthType))
@@ -350,7 +346,7 @@ def test_our_sequence_numbers_are_what_the_peer_expects(
         if kind.meticulous:
             assert [number - numbers[0] for number in numbers] == list(range(40))
 
-    play(wire, story, sequences=SequenceStore(tmp_path / "s"))
+    play(wire, story, memory=MemoryStore(tmp_path / "m"))
 
 
 def test_a_poll_is_answered_between_periodic_packets(wire: tuple[NetNs, NetNs]) -> None:
@@ -397,12 +393,12 @@ def test_a_new_session_takes_the_place_of_a_leaving_one(wire: tuple[NetNs, NetNs
 
 
 def test_a_restored_session_keeps_its_numbers(wire: tuple[NetNs, NetNs]) -> None:
-    kept: list[Saved] = []
+    kept: list[Kept] = []
 
     async def first(engine: Engine, listener: Listener, peer: Peer) -> None:
         lane = engine.add(spec())
         await bring_up(lane, peer)
-        kept.append(Saved(lane.machine.memory, lane.source_port))
+        kept.append(Kept("b0", lane.spec.neighbor, False, lane.source_port, False, lane.machine.memory))
 
     async def second(engine: Engine, listener: Listener, peer: Peer) -> None:
         engine.add(spec(), kept[0])

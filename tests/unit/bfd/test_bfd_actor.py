@@ -6,13 +6,13 @@ import asyncio
 import logging
 
 import pytest
-from bfd_play import config, up
+from bfd_play import config
 
 from holdfast.actors.bfd.machine import Cause, Changed
-from holdfast.actors.bfd.messages import BfdMemory, BfdState, BfdStateChanged
+from holdfast.actors.bfd.messages import BfdState, BfdStateChanged
 from holdfast.actors.bfd.packet import State
 from holdfast.actors.bfd.profiles import SessionSpec
-from holdfast.actors.bfd.session_actor import Happened, Remember, Removed, SessionActor
+from holdfast.actors.bfd.session_actor import Happened, Removed, SessionActor
 from holdfast.actors.runtime.actor import Mailroom
 from holdfast.actors.runtime.machine import MS, Duration
 from holdfast.bus.fake import FakeBus
@@ -110,16 +110,7 @@ async def test_a_restored_session_repeats_what_was_told() -> None:
 
 
 async def test_removal_is_told_and_nothing_is_kept() -> None:
-    memory = Remember(up().memory, 50_001, False)
-    bus, events = await told(STARTED, CAME_UP, memory, Removed())
+    bus, events = await told(STARTED, CAME_UP, Removed())
     assert events[-1].state is BfdState.DELETED
     assert events[-1].reason.kind is ReasonKind.RELOAD
     assert bus.retained("bfd/") == []
-
-
-async def test_memory_is_kept_with_the_session_it_is_of() -> None:
-    bus, _ = await told(Remember(up().memory, 50_001, True))
-    kept = bus.retained_event("bfd/b0", "memory")
-    assert isinstance(kept, BfdMemory)
-    assert (kept.neighbor, kept.multihop, kept.source_port, kept.disabled) == ("10.0.0.2", False, 50_001, True)
-    assert kept.memory == up().memory
