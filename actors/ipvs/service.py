@@ -224,10 +224,11 @@ class ServiceMachine(Pool):
         actions: list[Action] = [RemoveServices()]
         # keepalived(8): without omega nobody is told at shutdown.
         reason = self._reason(ReasonKind.STOPPED)
-        actions.extend(self._take_down("Shutting down", reason, announce=self.config.omega))
+        omega = self.config.omega
+        actions.extend(self._take_down("Shutting down", reason, announce=omega, always=omega))
         return actions
 
-    def _take_down(self, verb: str, reason: Reason, *, announce: bool) -> Iterator[Action]:
+    def _take_down(self, verb: str, reason: Reason, *, announce: bool, always: bool = False) -> Iterator[Action]:
         self.sorry_active = False
         for server in self.servers.values():
             was_alive = server.alive
@@ -238,7 +239,10 @@ class ServiceMachine(Pool):
             server.in_pool = False
             if was_alive and announce:
                 yield self._server_event(server, was_alive, reason, announce=True, final=True)
-            yield from self._lose_quorum_quietly(reason, announce=announce)
+        # keepalived(8) with omega: the service's end is told even when its quorum had been lost before.
+        if self.quorum_up or always:
+            was_up, self.quorum_up = self.quorum_up, False
+            yield self._service_event(was_up, reason, announce=announce, final=True, follows=True)
 
     # -- checks -----------------------------------------------------------------------------------------------------
 

@@ -348,7 +348,22 @@ def test_stop_with_omega_tells_in_keepalived_s_order() -> None:
     player = Player(virtual(real(1), real(2), real(3), quorum=2, omega=True))
     player.start()
     player.at(1, Stopped())
-    assert player.fifo == [f"RS {RS1} {VS} DOWN", f"RS {RS2} {VS} DOWN", f"VS {VS} DOWN", f"RS {RS3} {VS} DOWN"]
+    assert player.fifo == [f"RS {RS1} {VS} DOWN", f"RS {RS2} {VS} DOWN", f"RS {RS3} {VS} DOWN", f"VS {VS} DOWN"]
+
+
+def test_stop_with_omega_tells_of_a_quorum_that_was_lost_before() -> None:
+    player = Player(virtual(real(1, alpha=True), omega=True))
+    player.start()
+    player.at(1, Stopped())
+    assert player.fifo == [f"VS {VS} DOWN"]
+
+
+def test_removal_does_not_tell_of_a_quorum_that_was_lost_before() -> None:
+    player = Player(virtual(real(1), real(2), quorum=2))
+    player.start()
+    player.check(1, 2, False)
+    player.at(2, Removed())
+    assert player.fifo == [f"RS {RS1} {VS} DOWN"]
 
 
 def test_stop_that_keeps_the_table_does_nothing() -> None:
