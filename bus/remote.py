@@ -30,14 +30,14 @@ from holdfast.bus.keys import KeyPair
 from holdfast.bus.messages import Command, Reply
 from holdfast.bus.sockets import end_context, new_context
 from holdfast.bus.source import Source, request_id
+from holdfast.bus.tcp import ANSWER_S, command_endpoint
 from holdfast.bus.tcp import client as client_tune
-from holdfast.bus.tcp import command_endpoint
 from holdfast.bus.view import View
 from holdfast.bus.wire import Answer, Request
 
 RETRY_S = 0.05
 PING_EVERY_S = 1.0
-RENEW_S = 5.0
+RENEW_S = 12.0
 FOLLOW_EVENTS_MAX = 100_000
 """Events that wait for a slow reader of `follow`; the oldest give way, and are counted as missed."""
 
@@ -101,7 +101,9 @@ class AsyncClient:
         self._name = key.name
         self.counters = Counters("remote")
         tune = client_tune(key, server_key)
-        self._source = Source(self._loop, self._context, endpoint, self.counters, _nothing, (key.name, "client"), tune)
+        self._source = Source(
+            self._loop, self._context, endpoint, self.counters, _nothing, (key.name, "client"), tune, answer_s=ANSWER_S
+        )
         self._source.connect(endpoint, command_endpoint(endpoint))
         self._answered_at = self._loop.time()
         self._timer = self._loop.call_later(0, self._ping)

@@ -137,6 +137,7 @@ class Source:
 
     changed(): it joined or was heard for the first time. reader: our node and cell, for reports of what was missed.
     tune: what both sockets need before they connect. decode: what makes an envelope of a frame, here in full.
+    answer_s: how long a snapshot may take before it is asked for again.
     """
 
     def __init__(
@@ -149,10 +150,12 @@ class Source:
         reader: tuple[str, str] = ("", ""),
         tune: Tune | None = None,
         decode: Callable[[str, Frame], Envelope] = envelope_of,
+        answer_s: float = SNAPSHOT_TIMEOUT_S,
     ) -> None:
         self.name = name
         self._tune = tune
         self._decode = decode
+        self._answer_s = answer_s
         self._reader = reader
         self._unreported = 0
         self.hello: Hello | None = None
@@ -378,7 +381,7 @@ class Source:
     def _ask(self, reading: _Reading) -> None:
         assert self.channel is not None
         self._reading = reading
-        self._reading_timer = self._loop.call_later(SNAPSHOT_TIMEOUT_S, self._retry)
+        self._reading_timer = self._loop.call_later(self._answer_s, self._retry)
         prefixes = tuple(view.prefix for view in reading.views)
         if reading.op == "snapshot":
             prefixes = tuple(dict.fromkeys(prefixes))

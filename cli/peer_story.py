@@ -20,6 +20,7 @@ NS = 1_000_000_000
 SLACK_NS = 2 * NS
 LATER_NS = 120 * NS
 """A node that stood still, or was cut off, tells of it when it is back."""
+_TOLD_LATE = frozenset({ReasonKind.STALLED, ReasonKind.LEASE_EXPIRED, ReasonKind.RESTARTED})
 _CELL_KINDS = frozenset({ReasonKind.KILLED, ReasonKind.STALLED, ReasonKind.STOPPED, ReasonKind.RESTARTED})
 
 
@@ -53,6 +54,9 @@ def story_of_the_peer(
     event = envelope.event
     if not isinstance(event, VrrpStateChanged):
         return None
+    master = str(reason.evidence.get("master") or "")
+    if not master:
+        return None  # nobody was there who could have fallen silent
     here = envelope.id.node
     silent_ns = int(float(reason.evidence.get("last_advert_s_ago") or 0) * NS)
     at = envelope.wall_ns
@@ -61,12 +65,12 @@ def story_of_the_peer(
         for each in everything
         if each.id.node != here and at - silent_ns - SLACK_NS <= clocks.seen_from(here, each) <= at + LATER_NS
     ]
-    node = _node_of(str(reason.evidence.get("master") or ""), event, everything)
+    node = _node_of(master, everything)
     if node:
         about = [each for each in about if each.id.node == node]
     tests: tuple[Callable[[Envelope], bool], ...] = (
-        lambda each: _left_master(each, event),
-        lambda each: _stood_still(each, event),
+        lambda each: _left_master(each, event, clocks.seen_from(here, each) - at),
+        lambda each: _stood_still(each, event, clocks.seen_from(here, each), at),
         _cell_died,
         _link_down,
     )
@@ -82,7 +86,7 @@ def _same_router(event: VrrpStateChanged, other: VrrpStateChanged) -> bool:
     return event.vrid == other.vrid and event.family == other.family
 
 
-def _node_of(master: str, event: VrrpStateChanged, everything: list[Envelope]) -> str:
+def _node_of(master: str, everything: list[Envelope]) -> str:
     """Which node was MASTER with this address; empty when no node of the cluster said so."""
     for each in reversed(everything):
         told = each.event
@@ -91,19 +95,25 @@ def _node_of(master: str, event: VrrpStateChanged, everything: list[Envelope]) -
     return ""
 
 
-def _left_master(each: Envelope, event: VrrpStateChanged) -> bool:
+def _left_master(each: Envelope, event: VrrpStateChanged, later_ns: int) -> bool:
+    """later_ns: how long after our transition. Later it may be a consequence, unless it could not tell before."""
     told = each.event
     return (
         isinstance(told, VrrpStateChanged)
         and _same_router(event, told)
         and told.old is VrrpState.MASTER
         and told.state is not VrrpState.MASTER
+        and (later_ns < NS // 2 or told.reason.kind in _TOLD_LATE)
     )
 
 
-def _stood_still(each: Envelope, event: VrrpStateChanged) -> bool:
+def _stood_still(each: Envelope, event: VrrpStateChanged, when: int, at: int) -> bool:
+    """Whether it was still standing when we took over."""
     told = each.event
-    return isinstance(told, VrrpTrouble) and told.reason.kind is ReasonKind.STALLED and told.instance == event.instance
+    if not isinstance(told, VrrpTrouble) or told.reason.kind is not ReasonKind.STALLED:
+        return False
+    stood_ns = int(float(told.reason.evidence.get("stood_still_s") or 0) * NS)
+    return told.instance == event.instance and when - stood_ns - NS // 2 <= at
 
 
 def _cell_died(each: Envelope) -> bool:

@@ -24,7 +24,7 @@ from holdfast.bus.envelope import Envelope, Frame
 from holdfast.bus.keys import KeyPair
 from holdfast.bus.messages import Failed, Reason, ReasonKind
 from holdfast.bus.source import Source, request_id
-from holdfast.bus.tcp import client, command_endpoint
+from holdfast.bus.tcp import ANSWER_S, client, command_endpoint
 from holdfast.bus.view import View
 from holdfast.bus.wire import Answer, Request
 from holdfast.config.settings import PeerSettings
@@ -32,7 +32,7 @@ from holdfast.kernel.timers import DeadlineHeap, monotonic
 
 FIGURES_EVERY_S = 60.0
 FIRST_FIGURES_S = 3.0
-RENEW_S = 5.0
+RENEW_S = 12.0
 """A node that is not reached for so long is called with new sockets, which a gateway that refused us needs."""
 FORGOTTEN = "bus.forgotten"
 
@@ -99,6 +99,7 @@ class Peer:
             reader,
             client(pair, settings.key),
             carried,
+            ANSWER_S,
         )
         self._view = View(self.beginning, self._event)
         self._source.add(self._view)

@@ -64,7 +64,7 @@ def _address(owners: AddressOwners, envelope: Envelope) -> dict[str, Any]:
         "address": owners.address,
         "state": str(owners.state),
         "alarm": owners.alarm,
-        "owners": [each.node for each in owners.holders if each.state == "MASTER"],
+        "owners": [each.node for each in owners.holders if each.state == "MASTER" and each.reachable],
         "holders": [
             {
                 "node": each.node,
