@@ -22,8 +22,8 @@ import struct
 from collections.abc import Callable
 from pathlib import Path
 
+from holdfast.actors.bfd.facts import jittered
 from holdfast.actors.bfd.lane import Lane
-from holdfast.actors.bfd.machine import jittered
 from holdfast.actors.bfd.packet import ECHO_PORT
 from holdfast.actors.runtime.machine import Instant, S
 from holdfast.kernel.timers import monotonic

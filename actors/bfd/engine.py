@@ -1,10 +1,9 @@
 """All BFD sessions of one cell on few sockets: the carrier of the machines.
 
-Its turn: packets are read in batches; one that equals the last of its session is looked up by its bytes and costs a
-dictionary look-up; any other one is decoded, checked and handed to its machine. What the machine orders is carried
-out at once: rows rewritten, groups changed, answers sent. Sending and detection times are in wheel.py.
+hearing.py brings the packets that are new in some way; each goes to its machine, and what the machine orders is carried
+out at once: rows rewritten, groups changed, answers sent. Periodic sending and detection times are in wheel.py.
 
-The engine is told what to do by actor.py and tells it of changes of state, never of packets.
+The engine is told what to do by room.py and tells it of changes of state, never of packets.
 """
 
 from __future__ import annotations
@@ -20,10 +19,8 @@ from typing import Protocol
 from holdfast.actors.bfd.auth import Authenticator
 from holdfast.actors.bfd.directory import Directory, interface_index, source_of
 from holdfast.actors.bfd.echo import EchoPort
-from holdfast.actors.bfd.lane import Lane
-from holdfast.actors.bfd.machine import (
+from holdfast.actors.bfd.facts import (
     Answer,
-    BfdMachine,
     Changed,
     Disabled,
     EchoHeard,
@@ -35,23 +32,16 @@ from holdfast.actors.bfd.machine import (
     Transmit,
     TransmitEcho,
 )
+from holdfast.actors.bfd.hearing import Hearing
+from holdfast.actors.bfd.lane import Lane
+from holdfast.actors.bfd.machine import BfdMachine
 from holdfast.actors.bfd.memory import Kept, MemoryStore
-from holdfast.actors.bfd.packet import CONTROL_PORT, MAX_U32, MULTIHOP_PORT, PacketError, Reject, State, decode
+from holdfast.actors.bfd.packet import MAX_U32, ControlPacket, PacketError, Reject, State
 from holdfast.actors.bfd.profiles import SessionSpec
 from holdfast.actors.bfd.wheel import DetectionWheel, Pacer
 from holdfast.actors.runtime.machine import MS, US, Action, Deadline, Fact, Instant, S
-from holdfast.kernel.source_filter import source_filter
 from holdfast.kernel.timers import TimerFd
-from holdfast.kernel.udp_batch import Path, RawUdpSender, Rows, UdpReceiver
-
-_BATCHES_A_TURN = 32
-"""How many batches are read before deadlines are looked at again."""
-
-_BRISK = 8
-"""So many wake-ups in quick succession make a port polled; as many empty looks end it."""
-
-_POLL_LEAST, _POLL_MOST = MS // 4, 10 * MS
-"""How long a polled port is left alone."""
+from holdfast.kernel.udp_batch import Path, RawUdpSender, Rows
 
 _RETRY = S
 """How often a session without a source address looks for one, if nobody told of a change."""
@@ -70,32 +60,6 @@ class Listener(Protocol):
         """A packet was discarded. lane None: it belongs to no session."""
 
 
-class _Port:
-    """A receiver with the sessions that hear by it.
-
-    While packets come often, nobody waits for each: the port is read every few packets (`polled`), as network drivers
-    do it. It saves most of the wake-ups, and the kernel the waking.
-    """
-
-    __slots__ = ("brisk", "empty", "floor", "known", "lanes", "next_read", "polled", "read_at", "receiver", "strict")
-
-    def __init__(self, receiver: UdpReceiver) -> None:
-        self.receiver = receiver
-        self.lanes: set[Lane] = set()
-        self.known: dict[bytes, BfdMachine] = {}
-        self.strict: dict[bytes, Lane] = {}
-        """Like `known`, for sessions that ask for a higher TTL than the socket does."""
-        self.floor = 0
-        """The least TTL that the socket's filter lets in."""
-        self.polled = False
-        self.next_read = 0
-        self.read_at = 0
-        self.brisk = 0
-        """How many times in a row it became readable soon after the time before."""
-        self.empty = 0
-        """How many times in a row nothing had come when it was polled."""
-
-
 class Engine:
     """The sessions of one cell. Everything is called on the cell's loop."""
 
@@ -109,8 +73,6 @@ class Engine:
     ) -> None:
         """chance: jitter, discriminators and source ports; random.SystemRandom() but for tests."""
         self.lanes: dict[str, Lane] = {}
-        self.rejected: Counter[Reject] = Counter()
-        """Discarded packets that belong to no session."""
         self._loop = loop
         self._listener = listener
         self._chance = chance
@@ -118,27 +80,31 @@ class Engine:
         self._timer = TimerFd()
         self._wheel = DetectionWheel()
         self._rows = Rows()
-        self._ports: dict[tuple[int, int], _Port] = {}
         self._senders: dict[int, RawUdpSender] = {}
         self._pacers: dict[int, Pacer] = {}
         self._directory = Directory(chance)
+        self._hearing = Hearing(
+            loop, self._directory, heard=self._heard, rejected=listener.rejected, turn_over=self._rearm
+        )
         self._leaving: list[tuple[int, Lane]] = []
         self._unrouted: set[Lane] = set()
         self._retry_at = 0
         self._echo: EchoPort | None = None
-        self._filters_stale: set[tuple[int, int]] = set()
-        self._filters_scheduled = False
         self._closed = False
-        self._shortest = 3600 * S
-        """No session that was Up had a shorter detection time."""
         loop.add_reader(self._timer.fileno(), self._timer_fired)
+
+    @property
+    def rejected(self) -> Counter[Reject]:
+        """Discarded packets that belong to no session."""
+        return self._hearing.rejected
 
     # ------------------------------------------------------------------ sessions come, change and go
 
     def add(self, spec: SessionSpec, former: Kept | None = None) -> Lane:
         """Begins a session; with `former`, goes on with that of a former process. KernelError without sockets."""
         assert spec.name not in self.lanes
-        port = self._port(spec)
+        self._hearing.open_for(spec)
+        self._open_sender(len(spec.neighbor))
         if former is not None and (former.neighbor, former.multihop) != (spec.neighbor, spec.multihop):
             former = None
         directory = self._directory
@@ -149,7 +115,7 @@ class Engine:
         lane.memory_slot = None if self._memory is None else self._memory.take()
         self._authenticate(lane, former)
         self.lanes[spec.name] = lane
-        self._enlist(lane, port)
+        self._enlist(lane)
         self._supersede(lane)
         now = self._now()
         self._find_route(lane, now)
@@ -179,11 +145,11 @@ class Engine:
         now = self._now()
         lane.spec = spec
         if (old.auth_type, old.keys) != (spec.auth_type, spec.keys):
-            self._forget_known(lane)
+            self._hearing.forget_known(lane)
             self._authenticate(lane)
         if old.min_ttl != spec.min_ttl:
-            self._forget_known(lane)
-            self._filters_stale.add((lane.family, lane.port))
+            self._hearing.forget_known(lane)
+            self._hearing.renew(lane)
         if old.ttl != spec.ttl:
             self._find_route(lane, now)
         self._step(lane, Reconfigured(spec.config), now)
@@ -257,178 +223,12 @@ class Engine:
         self._closed = True
         self._loop.remove_reader(self._timer.fileno())
         self._timer.close()
-        for port in self._ports.values():
-            if not port.polled:
-                self._loop.remove_reader(port.receiver.fileno())
-            port.receiver.close()
+        self._hearing.close()
         for sender in self._senders.values():
             sender.close()
         if self._echo is not None:
             self._echo.close()
-        self._ports.clear()
         self._senders.clear()
-
-    # ------------------------------------------------------------------ receiving
-
-    def _readable(self, port: _Port) -> None:
-        """Reads until the socket is empty; begins to poll when that happens too often."""
-        self._drain(port)
-        now = time.monotonic_ns()
-        pause = self._poll_pause
-        port.brisk = port.brisk + 1 if now - port.read_at < pause else 0
-        port.read_at = now
-        if port.brisk >= _BRISK and not self._closed:
-            self._loop.remove_reader(port.receiver.fileno())
-            port.polled = True
-            port.empty = 0
-            port.next_read = now + pause
-        self._rearm()
-
-    def _drain(self, port: _Port) -> None:
-        """Reads until the socket is empty; every so many batches deadlines get their turn."""
-        batches = 0
-        while not self._closed and self._read_batch(port):
-            batches += 1
-            if batches % _BATCHES_A_TURN == 0:
-                self._due()
-
-    def _poll(self, port: _Port, now: int) -> None:
-        """Its time has come to be read. When little comes any more, it is waited for again."""
-        port.next_read = now + self._poll_pause
-        before = port.receiver.received
-        self._drain(port)
-        port.read_at = now
-        if port.receiver.received > before:
-            port.empty = 0
-            return
-        port.empty += 1
-        if port.empty >= _BRISK and not self._closed:
-            port.polled = False
-            port.brisk = 0
-            self._loop.add_reader(port.receiver.fileno(), self._readable, port)
-
-    @property
-    def _poll_pause(self) -> int:
-        """Short beside the shortest detection time. Silence is measured by the kernel's stamps and noticed no later for
-        it; but a peer's Down, and its polls, wait for the next look."""
-        return min(max(self._shortest // 16, _POLL_LEAST), _POLL_MOST)
-
-    def _read_batch(self, port: _Port) -> bool:
-        """Handles one batch. True: there may be more."""
-        receiver = port.receiver
-        count = receiver.receive()
-        if not count:
-            return False
-        now = time.monotonic_ns()
-        packets = receiver.all_of_24_bytes(count)
-        if packets is None:
-            packets = tuple(receiver.payload(index) for index in range(count))
-        machines = list(map(port.known.get, packets))
-        if port.polled:
-            self._refresh_stamped(machines, receiver.stamps(count), port.read_at, now)
-        else:
-            self._refresh(machines, now)
-        if None in machines:
-            for index, machine in enumerate(machines):
-                if machine is None:
-                    self._hear(port, index, packets[index], Instant(now))
-        receiver.recycle(count)
-        return count == receiver.batch
-
-    @staticmethod
-    def _refresh(machines: list[BfdMachine | None], now: int) -> None:
-        """These were heard just now. The hot loop: an attribute is cheap, a call is not."""
-        for machine in machines:
-            if machine is not None:
-                gap = now - machine.seen  # type: ignore[operator]  # it was heard before, or it were not known
-                if gap > machine.longest_gap:  # noqa: PLR1730
-                    machine.longest_gap = gap
-                machine.seen = now  # type: ignore[assignment]
-                machine.heard += 1
-
-    @staticmethod
-    def _refresh_stamped(machines: list[BfdMachine | None], stamps: list[int], earliest: int, now: int) -> None:
-        """`_refresh` for packets that have waited: each was heard when the kernel says, after the last look.
-
-        The kernel's stamps are of the wall clock, which may have been set in between: they are not believed beyond
-        the two looks.
-        """
-        shift = now - time.time_ns()
-        for machine, stamp in zip(machines, stamps, strict=True):
-            if machine is not None:
-                heard_at = min(max(stamp + shift, earliest), now)
-                gap = heard_at - machine.seen  # type: ignore[operator]
-                if gap > machine.longest_gap:  # noqa: PLR1730
-                    machine.longest_gap = gap
-                machine.seen = heard_at  # type: ignore[assignment]
-                machine.heard += 1
-
-    def _hear(self, port: _Port, index: int, data: bytes, now: Instant) -> None:
-        """A packet that is new in some way."""
-        lane = port.strict.get(data)
-        if lane is not None and port.receiver.arrival(index)[2] >= lane.spec.min_ttl:
-            self._count(lane, now)
-            lane.machine.seen = now
-            return
-        source, _ = port.receiver.source(index)
-        lane = None
-        try:
-            packet, section = decode(data)
-            destination, ifindex, hop_limit = port.receiver.arrival(index)
-            lane = self._directory.find(
-                port.receiver.family, port.receiver.port, packet.your_discriminator, source, destination, ifindex
-            )
-            if lane is None:
-                raise PacketError(Reject.NO_SESSION, f"your discriminator {packet.your_discriminator}")
-            spec = lane.spec
-            if hop_limit and hop_limit < spec.min_ttl:
-                raise PacketError(Reject.HOP_LIMIT, f"TTL {hop_limit}, at least {spec.min_ttl}")
-            if (spec.check_source and source != spec.neighbor) or (spec.interface and ifindex != lane.ifindex):
-                raise PacketError(Reject.SOURCE, "not from the neighbour")
-            if packet.authenticated != spec.config.authenticated:
-                kind = Reject.AUTH_UNEXPECTED if packet.authenticated else Reject.AUTH_MISSING
-                raise PacketError(kind)
-            machine = lane.machine
-            if lane.authenticator is not None:
-                recent = machine.seen is not None and now - machine.seen <= 2 * machine.detection
-                lane.authenticator.check(data, packet, section, recent=recent)
-                if lane.memory_slot is not None:
-                    lane.memory_slot.keep_sequences(lane.authenticator)
-        except PacketError as error:
-            counts = self.rejected if lane is None else lane.rejected
-            counts[error.reject] = counts.get(error.reject, 0) + 1
-            self._listener.rejected(lane, error, source)
-            return
-        self._count(lane, now)
-        self._step(lane, PacketHeard(packet), now)
-        if machine.settled and not packet.poll and not packet.final and not lane.seals_each and not lane.leaving:
-            self._know(port, lane, data)
-        elif lane.known and lane.known != data:
-            self._forget_known(lane)
-
-    @staticmethod
-    def _count(lane: Lane, now: Instant) -> None:
-        machine = lane.machine
-        machine.heard += 1
-        if machine.state is State.UP and machine.seen is not None:
-            machine.longest_gap = max(machine.longest_gap, now - machine.seen)
-
-    def _know(self, port: _Port, lane: Lane, data: bytes) -> None:
-        if lane.known == data:
-            return
-        self._forget_known(lane)
-        lane.known = data
-        if lane.spec.min_ttl > port.floor:
-            port.strict[data] = lane
-        else:
-            port.known[data] = lane.machine
-
-    def _forget_known(self, lane: Lane) -> None:
-        if lane.known:
-            port = self._ports[lane.family, lane.port]
-            port.known.pop(lane.known, None)
-            port.strict.pop(lane.known, None)
-            lane.known = b""
 
     # ------------------------------------------------------------------ time
 
@@ -442,17 +242,11 @@ class Engine:
         now = time.monotonic_ns()
         for pacer in self._pacers.values():
             pacer.fire(now)
-        for port in list(self._ports.values()):
-            # Half a pause early is better than waking up again for it.
-            if port.polled and port.next_read - self._poll_pause // 2 <= now:
-                self._poll(port, now)
+        self._hearing.poll(now)
         self._wheel.look_ahead(now)
         ended = self._wheel.due(now)
         if ended:
-            for port in list(self._ports.values()):
-                for _ in range(_BATCHES_A_TURN):
-                    if not self._read_batch(port):
-                        break
+            self._hearing.drain()
             now = time.monotonic_ns()
             for lane in ended:
                 self._step(lane, Deadline(), Instant(now))
@@ -468,18 +262,11 @@ class Engine:
     def _rearm(self) -> None:
         if self._closed:
             return
-        if self._filters_stale and not self._filters_scheduled:
-            # On the next turn: thousands of sessions may be added in this one.
-            self._filters_scheduled = True
-            self._loop.call_soon(self._renew_filters)
         at = self._wheel.next_at()
         for pacer in self._pacers.values():
             other = pacer.next_at()
             if other and (other < at or not at):
                 at = other
-        for port in self._ports.values():
-            if port.polled and (port.next_read < at or not at):
-                at = port.next_read
         for other in self._rare():
             if other < at or not at:
                 at = other
@@ -487,6 +274,8 @@ class Engine:
             self._timer.arm(Instant(at))
 
     def _rare(self) -> Iterable[int]:
+        if self._hearing.next_at:
+            yield self._hearing.next_at
         if self._echo is not None and self._echo.next_at:
             yield self._echo.next_at
         if self._leaving:
@@ -496,12 +285,15 @@ class Engine:
 
     # ------------------------------------------------------------------ carrying out
 
+    def _heard(self, lane: Lane, packet: ControlPacket, now: Instant) -> None:
+        self._step(lane, PacketHeard(packet), now)
+
     def _step(self, lane: Lane, fact: Fact, now: Instant) -> None:
         machine = lane.machine
         was_settled = machine.settled
         self._carry_out(lane, machine.step(fact, now), now)
         if was_settled and not machine.settled:
-            self._forget_known(lane)
+            self._hearing.forget_known(lane)
 
     def _carry_out(self, lane: Lane, actions: list[Action], now: Instant) -> None:
         remember = False
@@ -519,8 +311,8 @@ class Engine:
                 case TransmitEcho():
                     self._echo_port().pace(lane, action.interval_us, now)
         lane.refresh_limit()
-        if 0 < lane.limit < self._shortest and lane.machine.state is State.UP:
-            self._shortest = lane.limit
+        if 0 < lane.limit < self._hearing.shortest and lane.machine.state is State.UP:
+            self._hearing.shortest = lane.limit
         self._wheel.watch(lane)
         if remember:
             lane.remember()
@@ -596,31 +388,22 @@ class Engine:
     def _now() -> Instant:
         return Instant(time.monotonic_ns())
 
-    def _port(self, spec: SessionSpec) -> _Port:
-        """The receiver for such sessions, made when the first one comes."""
-        family = socket.AF_INET if len(spec.neighbor) == 4 else socket.AF_INET6
-        key = (family, MULTIHOP_PORT if spec.multihop else CONTROL_PORT)
-        port = self._ports.get(key)
-        if port is None:
-            if family not in self._senders:
-                sender = RawUdpSender(family)
-                self._senders[family] = sender
-                self._pacers[family] = Pacer(sender.send, self._chance)
-            port = self._ports[key] = _Port(UdpReceiver(*key))
-            self._loop.add_reader(port.receiver.fileno(), self._readable, port)
-        return port
+    def _open_sender(self, address_bytes: int) -> None:
+        family = socket.AF_INET if address_bytes == 4 else socket.AF_INET6
+        if family not in self._senders:
+            sender = self._senders[family] = RawUdpSender(family)
+            self._pacers[family] = Pacer(sender.send, self._chance)
 
-    def _enlist(self, lane: Lane, port: _Port) -> None:
-        port.lanes.add(lane)
+    def _enlist(self, lane: Lane) -> None:
         self._directory.enlist(lane)
-        self._filters_stale.add((lane.family, lane.port))
+        self._hearing.enlist(lane)
         if lane.spec.config.echo_rx_us and self._echo is None:
             self._echo_port()
         if self._echo is not None and lane.spec.config.echo_rx_us:
             self._echo.loop_for(lane)
 
     def _delist(self, lane: Lane) -> None:
-        self._forget_known(lane)
+        self._hearing.forget_known(lane)
         self._directory.dismiss(lane)
 
     def _bury(self, now: int) -> None:
@@ -639,18 +422,9 @@ class Engine:
         self._directory.forget(lane)
         if lane.memory_slot is not None:
             lane.memory_slot.release()
-        key = (lane.family, lane.port)
-        port = self._ports[key]
-        port.lanes.discard(lane)
+        self._hearing.forget(lane)
         if self._echo is not None:
             self._echo.forget(lane)
-        if port.lanes:
-            self._filters_stale.add(key)
-            return
-        if not port.polled:
-            self._loop.remove_reader(port.receiver.fileno())
-        port.receiver.close()
-        del self._ports[key]
 
     def _supersede(self, lane: Lane) -> None:
         """A new session with the neighbour of a leaving one: the farewells of the old must not end the new."""
@@ -662,30 +436,6 @@ class Engine:
         ]:
             self._leaving.remove(entry)
             self._forget(entry[1])
-
-    def _renew_filters(self) -> None:
-        """The kernel lets in only neighbours with the TTL that the least demanding session asks for."""
-        self._filters_scheduled = False
-        for key in self._filters_stale:
-            port = self._ports.get(key)
-            if port is None or not port.lanes:
-                continue
-            floor = min(lane.spec.min_ttl for lane in port.lanes)
-            if floor != port.floor:
-                port.floor = floor
-                for lane in port.lanes:
-                    self._forget_known(lane)
-            open_to_all = any(not lane.spec.check_source for lane in port.lanes)
-            neighbors = None if open_to_all else {lane.spec.neighbor for lane in port.lanes}
-            family = 4 if key[0] == socket.AF_INET else 6
-            port.receiver.attach_filter(source_filter(family, neighbors, floor))
-            port.receiver.tell_arrival(
-                any(
-                    lane.spec.interface or lane.spec.min_ttl > floor or self._directory.ambiguous(lane)
-                    for lane in port.lanes
-                )
-            )
-        self._filters_stale.clear()
 
     def _authenticate(self, lane: Lane, former: Kept | None = None) -> None:
         spec = lane.spec

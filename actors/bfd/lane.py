@@ -6,7 +6,8 @@ import socket
 from typing import TYPE_CHECKING
 
 from holdfast.actors.bfd.auth import Authenticator
-from holdfast.actors.bfd.machine import BfdMachine, Cause, Changed
+from holdfast.actors.bfd.facts import Cause, Changed
+from holdfast.actors.bfd.machine import BfdMachine
 from holdfast.actors.bfd.memory import Kept, MemorySlot
 from holdfast.actors.bfd.packet import CONTROL_PORT, MULTIHOP_PORT, ControlPacket, Reject, State
 from holdfast.actors.bfd.profiles import SessionSpec

@@ -18,7 +18,7 @@ from pathlib import Path
 import msgspec
 
 from holdfast.actors.bfd.auth import Authenticator
-from holdfast.actors.bfd.machine import Memory
+from holdfast.actors.bfd.facts import Memory
 
 _HEAD = struct.Struct("=HIIIB")
 _CHECKED = struct.Struct("=HI")

@@ -22,7 +22,7 @@ import msgspec
 
 from holdfast.actors.bfd.auth import AuthType, Key
 from holdfast.actors.bfd.config import BfdInstance
-from holdfast.actors.bfd.machine import SLOW_TX_US, SessionConfig
+from holdfast.actors.bfd.facts import SLOW_TX_US, SessionConfig
 from holdfast.actors.bfd.packet import MAX_U32
 
 Authentication = Literal["none", "simple", "md5", "meticulous-md5", "sha1", "meticulous-sha1"]

@@ -16,8 +16,8 @@ from pykka import ActorRef
 from holdfast.actors.bfd.config import BfdRoom
 from holdfast.actors.bfd.describe import describe, dump_text
 from holdfast.actors.bfd.engine import Engine
+from holdfast.actors.bfd.facts import Changed
 from holdfast.actors.bfd.lane import Lane
-from holdfast.actors.bfd.machine import Changed
 from holdfast.actors.bfd.memory import MemoryStore
 from holdfast.actors.bfd.messages import (
     BfdDisable,

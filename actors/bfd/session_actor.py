@@ -6,7 +6,7 @@ import logging
 
 import msgspec
 
-from holdfast.actors.bfd.machine import Cause, Changed
+from holdfast.actors.bfd.facts import Cause, Changed
 from holdfast.actors.bfd.messages import BfdState, BfdStateChanged
 from holdfast.actors.bfd.packet import State, diagnostic_word
 from holdfast.actors.bfd.profiles import SessionSpec

@@ -17,8 +17,8 @@ import heapq
 import random
 from collections.abc import Callable
 
+from holdfast.actors.bfd.facts import jittered
 from holdfast.actors.bfd.lane import Lane
-from holdfast.actors.bfd.machine import jittered
 from holdfast.kernel.udp_batch import SendGroup
 
 _SLOT_BITS = 23

@@ -15,8 +15,8 @@ from netns import Lab, NetNs, can_make_namespaces
 
 from holdfast.actors.bfd.auth import Authenticator, AuthType, Key
 from holdfast.actors.bfd.engine import Engine
+from holdfast.actors.bfd.facts import Changed, SessionConfig
 from holdfast.actors.bfd.lane import Lane
-from holdfast.actors.bfd.machine import Changed, SessionConfig
 from holdfast.actors.bfd.memory import Kept, MemoryStore
 from holdfast.actors.bfd.packet import CONTROL_PORT, ControlPacket, PacketError, Reject, State, decode
 from holdfast.actors.bfd.profiles import SessionSpec

@@ -8,9 +8,8 @@ import random
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-from holdfast.actors.bfd.machine import (
+from holdfast.actors.bfd.facts import (
     Answer,
-    BfdMachine,
     Changed,
     Disabled,
     EchoHeard,
@@ -22,6 +21,7 @@ from holdfast.actors.bfd.machine import (
     TransmitEcho,
     jittered,
 )
+from holdfast.actors.bfd.machine import BfdMachine
 from holdfast.actors.bfd.packet import ControlPacket, State, decode
 from holdfast.actors.runtime.machine import MS, Action, Deadline, Duration, Fact, Instant, S
 

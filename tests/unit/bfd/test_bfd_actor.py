@@ -8,7 +8,7 @@ import logging
 import pytest
 from bfd_play import config
 
-from holdfast.actors.bfd.machine import Cause, Changed
+from holdfast.actors.bfd.facts import Cause, Changed
 from holdfast.actors.bfd.messages import BfdState, BfdStateChanged
 from holdfast.actors.bfd.packet import State
 from holdfast.actors.bfd.profiles import SessionSpec

@@ -26,17 +26,8 @@ from bfd_play import (
     up,
 )
 
-from holdfast.actors.bfd.machine import (
-    BfdMachine,
-    Cause,
-    Changed,
-    EchoHeard,
-    PathLost,
-    Refreshed,
-    Transmit,
-    TransmitEcho,
-    jittered,
-)
+from holdfast.actors.bfd.facts import Cause, Changed, EchoHeard, PathLost, Refreshed, Transmit, TransmitEcho, jittered
+from holdfast.actors.bfd.machine import BfdMachine
 from holdfast.actors.bfd.packet import Diagnostic, State
 from holdfast.actors.runtime.machine import Deadline, Instant
 

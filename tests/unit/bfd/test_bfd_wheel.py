@@ -10,8 +10,9 @@ from bfd_play import at, config, from_peer
 from hypothesis import given
 from hypothesis import strategies as st
 
+from holdfast.actors.bfd.facts import SessionConfig
 from holdfast.actors.bfd.lane import Lane
-from holdfast.actors.bfd.machine import BfdMachine, SessionConfig
+from holdfast.actors.bfd.machine import BfdMachine
 from holdfast.actors.bfd.packet import State
 from holdfast.actors.bfd.profiles import SessionSpec
 from holdfast.actors.bfd.wheel import GROUP_SIZE, DetectionWheel, Pacer

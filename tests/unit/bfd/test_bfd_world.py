@@ -9,7 +9,8 @@ from bfd_play import Disabled, Enabled, Reconfigured, World, at, config
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from holdfast.actors.bfd.machine import BfdMachine, Cause, SessionConfig
+from holdfast.actors.bfd.facts import Cause, SessionConfig
+from holdfast.actors.bfd.machine import BfdMachine
 from holdfast.actors.bfd.packet import State
 from holdfast.actors.runtime.machine import MS, Instant, S
 
