@@ -30,6 +30,7 @@ import threading
 import time
 import tomllib
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -345,11 +346,8 @@ def play(scenario: Scenario, kinds: tuple[str, ...] = ("keepalived", "holdfast")
     found: list[str] = []
     with twins(scenario, kinds) as daemons:
         for step in [Step("start", ["start"]), *scenario.steps] if not _starts(scenario) else scenario.steps:
-            threads = [threading.Thread(target=carry_out, args=(daemon, step)) for daemon in daemons]
-            for thread in threads:
-                thread.start()
-            for thread in threads:
-                thread.join()
+            with ThreadPoolExecutor(len(daemons)) as pool:
+                list(pool.map(carry_out, daemons, [step] * len(daemons)))
             found.extend(_compare(step, daemons))
     return found
 

@@ -42,7 +42,8 @@ def serve() -> None:
     """Until standard input ends."""
     importlib.import_module("holdfast.cli.run")
     for room in ROOMS:
-        if importlib.util.find_spec(f"holdfast.actors.{room}") is not None:
+        package = importlib.util.find_spec(f"holdfast.actors.{room}")
+        if package is not None and importlib.util.find_spec(f"holdfast.actors.{room}.actor") is not None:
             importlib.import_module(f"holdfast.actors.{room}.actor")
     gc.freeze()
     # Nobody waits for the daemons here.
