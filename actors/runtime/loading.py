@@ -46,14 +46,17 @@ def refused(text: str, exit_code: int = EXIT_CRASHED) -> LoadedConfig:
     return LoadedConfig({}, text, exit_code)
 
 
-async def load_apart(load: Loader, timeout_s: float = LOAD_TIMEOUT_S) -> LoadedConfig:
-    """`load()` in a forked process. Never raises for what happens there: it is refused then, with the reason."""
+async def load_apart(load: Loader, timeout_s: float = LOAD_TIMEOUT_S, *, hurried: bool = False) -> LoadedConfig:
+    """`load()` in a forked process. Never raises for what happens there: it is refused then, with the reason.
+
+    hurried: the process keeps the priority of this one.
+    """
     reading, writing = os.pipe()
     sys.stdout.flush()
     sys.stderr.flush()
     pid = os.fork()
     if pid == 0:
-        _child(load, reading, writing)
+        _child(load, reading, writing, hurried)
     os.close(writing)
     loop = asyncio.get_running_loop()
     reader = asyncio.StreamReader(limit=2**31)
@@ -83,14 +86,14 @@ def _reap(pid: int) -> int:
         return 0
 
 
-def _child(load: Loader, reading: int, writing: int) -> NoReturn:
+def _child(load: Loader, reading: int, writing: int, hurried: bool) -> NoReturn:
     code = 0
     try:
         signal.set_wakeup_fd(-1)
         for number in (signal.SIGHUP, signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2, signal.SIGCHLD):
             signal.signal(number, signal.SIG_DFL)
         os.close(reading)
-        if os.getpriority(os.PRIO_PROCESS, 0) < 0:
+        if not hurried and os.getpriority(os.PRIO_PROCESS, 0) < 0:
             # The daemon's urgency is for its protocols, not for reading files.
             os.setpriority(os.PRIO_PROCESS, 0, 0)
         try:

@@ -15,7 +15,7 @@ import logging
 import os
 import signal
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import msgspec
@@ -50,6 +50,7 @@ from holdfast.config.values import ProcessOptions
 log = logging.getLogger(__name__)
 
 STOP_S = 2.0
+USUAL_ROOMS = frozenset({"watch", "vrrp", "notify"})
 EXIT_MISTAKES = 5
 """keepalived's code for a configuration with mistakes in it: a reload does not take it."""
 LAST_WORDS_MS = 50
@@ -102,6 +103,7 @@ class Supervisor:
         self._slices: SliceTeller
         self._applied = asyncio.Event()
         self._ready_said = False
+        self._hurry = surroundings.Hurry(Path("/nonexistent"))
         self._dumps = Dumps(options.run_dir)
         self._looked_at = 0.0
         self.process = ProcessOptions()
@@ -112,7 +114,12 @@ class Supervisor:
     async def run(self) -> int:
         """From the first reading of the configuration to the exit code."""
         self.loop = asyncio.get_running_loop()
-        loaded = await load_apart(self.options.load)
+        self._hurry = surroundings.Hurry(self.options.run_dir)
+        reading = self.loop.create_task(load_apart(self.options.load, hurried=self._hurry.on))
+        await asyncio.sleep(0)
+        # While another process reads the configuration, this one imports what hardly any can do without.
+        self._import_rooms(sorted(USUAL_ROOMS - set(self.options.starters)))
+        loaded = await reading
         _show(loaded.diagnostics)
         if loaded.exit_code:
             return loaded.exit_code
@@ -133,7 +140,6 @@ class Supervisor:
             return 1
         process.set_name(self.process.process_name or "holdfast")
         self.settings, self.source = loaded.settings, loaded.source
-        self._place.put(scheduling.CellScheduling(own=scheduling.of_supervisor(self.process)))
         try:
             options = self.process
             seconds = options.startup_script_timeout_s
@@ -179,6 +185,8 @@ class Supervisor:
             self._tell_state(child, Reason(kind=ReasonKind.STARTED, node=self.bus.node, subject=f"cell/{child.name}"))
         self._tell_config(True, (), Reason(kind=ReasonKind.STARTED, node=self.bus.node, subject="config/current"))
         self._looked_at = self.loop.time()
+        self._hurry.over()
+        self._place.put(scheduling.CellScheduling(own=scheduling.of_supervisor(self.process)))
         self._look_after_cells()
         if self._systemd.watchdog_s:
             self._watchdog()
@@ -188,11 +196,14 @@ class Supervisor:
         """What the cells need is imported, and read, once, here."""
         boot_id()
         rooms = {room for plan in plans.values() for room in plan.rooms}
-        for room in sorted(rooms - set(self.options.starters)):
-            start_of(room)
-            warm(room)
+        self._import_rooms(sorted(rooms - set(self.options.starters)))
         with contextlib.suppress(ImportError):
             importlib.import_module("uvloop")
+
+    def _import_rooms(self, rooms: Iterable[str]) -> None:
+        for room in rooms:
+            start_of(room)
+            warm(room)
 
     def _watchdog(self) -> None:
         self._systemd.alive()
@@ -222,6 +233,7 @@ class Supervisor:
             died_at_ns=child.died_at_ns,
             scheduling=scheduling.of_cell(child.plan.rooms, self.process),
             inherited=msgspec.structs.replace(self._place.wanted.own, realtime_priority=None, lock_memory=False),
+            hurried=self._hurry.on or child.died_at_ns is not None,
         )
         child.fork(start, self.loop, self._heard)
 

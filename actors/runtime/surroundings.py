@@ -5,6 +5,7 @@ its files look, and the scripts at its beginning and end.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
 import signal
@@ -20,6 +21,34 @@ from holdfast.kernel.programs import Ended, ProgramRunner
 log = logging.getLogger(__name__)
 
 KILL_AFTER_S = 1.0
+HURRIED_NICE = -20
+
+
+class Hurry:
+    """The first second after a crash, ahead of ordinary processes: addresses wait for us until their leases run out.
+
+    Only where a former life left something to go on from. `over` gives the priority back.
+    """
+
+    def __init__(self, run_dir: Path) -> None:
+        self._nice: int | None = None
+        with contextlib.suppress(OSError):
+            if any((run_dir / "state").iterdir()):
+                nice = os.getpriority(os.PRIO_PROCESS, 0)
+                os.setpriority(os.PRIO_PROCESS, 0, HURRIED_NICE)
+                self._nice = nice
+
+    @property
+    def on(self) -> bool:
+        """Whether it lasts."""
+        return self._nice is not None
+
+    def over(self) -> None:
+        """All cells are started."""
+        if self._nice is not None:
+            with contextlib.suppress(OSError):
+                os.setpriority(os.PRIO_PROCESS, 0, self._nice)
+            self._nice = None
 
 
 def enter(options: ProcessOptions) -> None:

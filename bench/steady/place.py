@@ -26,7 +26,7 @@ from typing import NamedTuple
 
 sys.path[:0] = [str(Path(__file__).resolve().parent.parent)]
 
-from lab import HOLDFAST, NS, SEARCH, Lab, NetNs, cpu_s, finish, pss_mib, table, tree
+from lab import HOLDFAST, NS, SEARCH, Lab, NetNs, cpu_s, finish, pss_mib, table, tree, wait_until
 
 __all__ = ["NS", "Lab", "NetNs", "cpu_s", "finish", "pss_mib", "table", "tree"]
 
@@ -152,9 +152,11 @@ class Daemon:
 
     def kill(self) -> int:
         """SIGKILL to all, and their end awaited."""
+        pids = self.pids()
         at = self.signal_all(signal.SIGKILL)
         assert self.process is not None
         self.process.wait(10)
+        wait_until(lambda: not any(_lives(pid) for pid in pids), timeout_s=10, what="the end of all processes")
         return at
 
     def command(self, *words: str, timeout_s: float = 60.0) -> subprocess.CompletedProcess[str]:
@@ -172,6 +174,13 @@ class Daemon:
             self.signal_all(signal.SIGCONT)
             self.kill()
         shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def _lives(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
 
 
 class Observer:
