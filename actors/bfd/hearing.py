@@ -32,8 +32,8 @@ from holdfast.kernel.udp_batch import UdpReceiver
 _BATCHES_A_TURN = 32
 """How many batches are read before deadlines are looked at again."""
 
-_BRISK = 8
-"""So many wake-ups in quick succession make a port polled; as many empty looks end it."""
+_WINDOW = 16
+"""In pauses: how long a port is watched before it is decided whether to poll it."""
 
 _POLL_LEAST, _POLL_MOST = MS // 4, 10 * MS
 """How long a polled port is left alone."""
@@ -50,8 +50,6 @@ class _Port:
     """
 
     __slots__ = (
-        "brisk",
-        "empty",
         "floor",
         "key",
         "known",
@@ -61,6 +59,9 @@ class _Port:
         "read_at",
         "receiver",
         "strict",
+        "wakes",
+        "window_packets",
+        "window_until",
     )
 
     def __init__(self, receiver: UdpReceiver) -> None:
@@ -75,10 +76,17 @@ class _Port:
         self.polled = False
         self.next_read = 0
         self.read_at = 0
-        self.brisk = 0
-        """How many times in a row it became readable soon after the time before."""
-        self.empty = 0
-        """How many times in a row nothing had come when it was polled."""
+        self.window_until = 0
+        self.wakes = 0
+        """How often it was readable in this window."""
+        self.window_packets = 0
+        """What the receiver had counted when the window began."""
+
+    def open_window(self, now: int, pause: int) -> None:
+        """Counts anew."""
+        self.window_until = now + _WINDOW * pause
+        self.wakes = 0
+        self.window_packets = self.receiver.received
 
 
 class Hearing:
@@ -196,17 +204,18 @@ class Hearing:
         return min((port.next_read for port in self._ports.values() if port.polled), default=0)
 
     def _readable(self, port: _Port) -> None:
-        """Reads until the socket is empty; begins to poll when that happens too often."""
+        """Reads until the socket is empty; begins to poll when that happens more than twice as often as polling."""
         self._drain(port)
         now = time.monotonic_ns()
-        pause = self._poll_pause
-        port.brisk = port.brisk + 1 if now - port.read_at < pause else 0
         port.read_at = now
-        if port.brisk >= _BRISK and self._ports.get(port.key) is port:
-            self._loop.remove_reader(port.receiver.fileno())
-            port.polled = True
-            port.empty = 0
-            port.next_read = now + pause
+        port.wakes += 1
+        if now >= port.window_until:
+            pause = self._poll_pause
+            if port.wakes > 2 * _WINDOW and now < port.window_until + _WINDOW * pause and port.key in self._ports:
+                self._loop.remove_reader(port.receiver.fileno())
+                port.polled = True
+                port.next_read = now + pause
+            port.open_window(now, pause)
         self._turn_over()
 
     def _drain(self, port: _Port) -> None:
@@ -216,19 +225,16 @@ class Hearing:
                 return
 
     def _poll(self, port: _Port, now: int) -> None:
-        """Its time has come to be read. When little comes any more, it is waited for again."""
-        port.next_read = now + self._poll_pause
-        before = port.receiver.received
+        """Its time has come to be read. When less than two packets a look come, it is waited for again."""
+        pause = self._poll_pause
+        port.next_read = now + pause
         self._drain(port)
         port.read_at = now
-        if port.receiver.received > before:
-            port.empty = 0
-            return
-        port.empty += 1
-        if port.empty >= _BRISK and self._ports.get(port.key) is port:
-            port.polled = False
-            port.brisk = 0
-            self._loop.add_reader(port.receiver.fileno(), self._readable, port)
+        if now >= port.window_until:
+            if port.receiver.received - port.window_packets < 2 * _WINDOW and port.key in self._ports:
+                port.polled = False
+                self._loop.add_reader(port.receiver.fileno(), self._readable, port)
+            port.open_window(now, pause)
 
     @property
     def _poll_pause(self) -> int:

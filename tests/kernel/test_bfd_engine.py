@@ -7,6 +7,7 @@ import os
 import random
 import socket
 import struct
+import time
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 
@@ -516,3 +517,50 @@ def test_one_that_the_kernel_refuses_does_not_hold_the_others_up() -> None:
         assert [receiver.payload(index)[:4] for index in range(count)] == [bytes(4), b"\0\0\0\2", b"\0\0\0\4"]
         receiver.close()
         sender.close()
+
+
+def test_a_busy_port_is_polled_and_a_quiet_one_waited_for(wire: tuple[NetNs, NetNs]) -> None:
+    """What arrives is heard in both ways, to the packet; silence is measured by the kernel's stamps."""
+
+    async def story(engine: Engine, listener: Listener, peer: Peer) -> None:
+        lane = engine.add(spec())
+        await bring_up(lane, peer)
+        port = next(iter(engine._hearing._ports.values()))
+        sent = lane.machine.heard
+        async with asyncio.timeout(10):
+            while not port.polled:
+                peer.say(State.UP, lane.machine.local_discriminator)
+                sent += 1
+                await asyncio.sleep(0.001)
+        for _ in range(100):
+            peer.say(State.UP, lane.machine.local_discriminator)
+            sent += 1
+            await asyncio.sleep(0.001)
+        await until(lambda: lane.machine.heard == sent)
+        await until(lambda: not port.polled)
+        peer.say(State.UP, lane.machine.local_discriminator)
+        await until(lambda: lane.machine.heard == sent + 1)
+        assert lane.machine.state is State.UP
+
+    play(wire, story)
+
+
+def test_a_polled_port_notices_silence_in_time(wire: tuple[NetNs, NetNs]) -> None:
+    async def story(engine: Engine, listener: Listener, peer: Peer) -> None:
+        lane = engine.add(spec())
+        await bring_up(lane, peer, detect_mult=3)
+        port = next(iter(engine._hearing._ports.values()))
+        last = 0
+        async with asyncio.timeout(10):
+            while not port.polled:
+                peer.say(State.UP, lane.machine.local_discriminator, detect_mult=3)
+                last = time.monotonic_ns()
+                await asyncio.sleep(0.001)
+        await until(lambda: lane.machine.state is State.DOWN)
+        changed = listener.changes[-1][1]
+        assert changed.silent is not None
+        heard_at = lane.last_change_at - changed.silent
+        # Not the instant of the look, which may have been 9 ms later.
+        assert abs(heard_at - last) < 3_000_000
+
+    play(wire, story)
