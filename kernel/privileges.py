@@ -48,19 +48,20 @@ CAPABILITIES: Final = {
 """Number of each capability that a cell may name (linux/capability.h)."""
 
 
-def keep_capabilities(names: Collection[str], *, programs: bool = False) -> None:
+def keep_capabilities(names: Collection[str], *, limit: Collection[str] | None = None, programs: bool = False) -> None:
     """Gives up every capability but these, for this thread. KernelError when the kernel refuses.
 
-    Threads that are started from here on have no more either: call it before there are any. programs: what root
-    starts from here may have what this process could have had (the bounding set stays); False: no more than this
-    thread, as far as CAP_SETPCAP is there to say so.
+    Threads that are started from here on have no more either: call it before there are any. limit: what root's
+    programs that are started from here have (the bounding set), None: the same; it needs CAP_SETPCAP, without which it
+    stays as it is. programs: it is to stay as it is.
     """
+    bounded = {CAPABILITIES[name] for name in (names if limit is None else limit)}
     kept = {CAPABILITIES[name] for name in names}
     permitted = permitted_mask()
     if not programs and permitted >> CAPABILITIES["setpcap"] & 1:
         number = 0
         while (bounding := _LIBC.prctl(_PR_CAPBSET_READ, number, 0, 0, 0)) >= 0:
-            if bounding and number not in kept:
+            if bounding and number not in bounded:
                 _prctl("drop capability", _PR_CAPBSET_DROP, number)
             number += 1
     _LIBC.prctl(_PR_CAP_AMBIENT, _PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0)
@@ -84,7 +85,6 @@ def become(uid: int, gid: int) -> None:
         os.setresuid(uid, uid, uid)
     except OSError as error:
         raise KernelError("become", f"user {uid}", error.errno or 0) from error
-    no_new_privileges()
 
 
 def refused_to(uid: int, gid: int, wanted: Mapping[str, int]) -> list[str]:
@@ -124,7 +124,10 @@ def has_capability(name: str) -> bool:
 
 
 def no_new_privileges() -> None:
-    """No program started from here gains rights by its file's mode. For cells that start none of other people's."""
+    """No program started from here gains rights by its file's mode. For cells that start none of other people's.
+
+    For this thread and those that it starts.
+    """
     _prctl("set", _PR_SET_NO_NEW_PRIVS, 1)
 
 

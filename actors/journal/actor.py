@@ -10,16 +10,20 @@ from __future__ import annotations
 import asyncio
 import logging
 import sqlite3
+from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from holdfast.actors.journal.file import POINTER, JournalWriter, Row, journal_path, open_writer
-from holdfast.actors.journal.messages import JournalState
+from holdfast.actors.journal.catchup import Catchup
+from holdfast.actors.journal.file import POINTER, Journal, JournalWriter, Row, journal_path, open_writer
+from holdfast.actors.journal.messages import JournalPage, JournalState, ReadJournal
 from holdfast.actors.runtime.actor import LoopActor
 from holdfast.actors.runtime.cell import CellContext
 from holdfast.actors.runtime.rights import Belongings
+from holdfast.bus.base import Caller
 from holdfast.bus.envelope import Envelope, pack
+from holdfast.bus.messages import Command, Failed, Reply
 from holdfast.config.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -28,6 +32,7 @@ FLUSH_S = 0.2
 BATCH_EVENTS_MAX = 1000
 WAITING_EVENTS_MAX = 20_000
 """Events that wait for the disk; what comes on top is lost and counted."""
+PAGE_EVENTS_MAX = 1000
 PRUNE_EVERY_S = 60.0
 RETRY_S = 30.0
 NOT_KEPT = ("slice/",)
@@ -43,7 +48,7 @@ def belongings(settings: Settings, run_dir: Path) -> Belongings:
     """What the journal writes."""
     path = journal_path(settings.journal, run_dir)
     beside = tuple(path.with_name(path.name + suffix) for suffix in ("-wal", "-shm"))
-    return Belongings(written=(path, run_dir / POINTER), given=beside)
+    return Belongings(folders=(path.parent,), files=(path, run_dir / POINTER), given=beside)
 
 
 class JournalActor(LoopActor):
@@ -65,6 +70,7 @@ class JournalActor(LoopActor):
         self._flush_timer: asyncio.TimerHandle | None = None
         self._error = ""
         self._closed = False
+        self._tasks: set[asyncio.Task[None]] = set()
 
     def on_start(self) -> None:
         """Follows every topic; the first batch opens the file."""
@@ -74,6 +80,9 @@ class JournalActor(LoopActor):
         except OSError as error:
             log.error("%s: %s", ctx.run_dir / POINTER, error)
         self._subscription = ctx.bus.subscribe("", self._event, node="*")
+        self._catchup = Catchup(ctx.bus, self._late, self._newest_of)
+        self._returns = ctx.bus.subscribe("node/", self._peer)
+        ctx.bus.serve("journal", self._serve)
         ctx.on_stop(self._close)
         ctx.on_statistics(lambda: f"journal: {self.path}, {self.lost} events lost\n")
         self._prune_timer = ctx.loop.call_later(PRUNE_EVERY_S, self._prune_later)
@@ -83,12 +92,59 @@ class JournalActor(LoopActor):
         rest = envelope.topic.partition("/")[2]
         if rest.startswith(NOT_KEPT) or not envelope.count:
             return
+        if envelope.id.node != self.ctx.node:
+            self._catchup.heard(envelope)
         if len(self._waiting) >= WAITING_EVENTS_MAX:
             self.lost += 1
             return
-        self._waiting.append(Row(envelope.topic, envelope.id, envelope.wall_ns, pack(envelope)))
+        self._wait(Row(envelope.topic, envelope.id, envelope.wall_ns, pack(envelope)))
+
+    def _wait(self, row: Row) -> None:
+        self._waiting.append(row)
         if self._flush_timer is None and self._busy is None:
             self._flush_timer = self.ctx.loop.call_later(self._flush_s, self._flush_now)
+
+    # --- what was missed of other nodes --------------------------------------------------------------------------
+
+    def _peer(self, envelope: Envelope) -> None:
+        work = self._catchup.peer(envelope)
+        if work is not None:
+            task = self.ctx.loop.create_task(work)
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+
+    def _late(self, rows: list[Row]) -> None:
+        """Events of another node that were missed when they happened; those that are there already stay."""
+        for row in rows[: max(0, WAITING_EVENTS_MAX - len(self._waiting))]:
+            self._wait(row)
+
+    async def _newest_of(self, node: str) -> int:
+        return int(await self._in_thread(self._read, lambda journal: journal.newest_of(node)) or 0)
+
+    def _read(self, what: Callable[[Journal], Any]) -> Any:
+        """Called in the journal's thread; None when there is nothing to read."""
+        try:
+            with Journal(self.path) as journal:
+                return what(journal)
+        except (OSError, sqlite3.Error) as error:
+            log.debug("reading %s: %s", self.path, error)
+            return None
+
+    def _serve(self, command: Command, caller: Caller) -> Reply | Awaitable[Reply]:
+        if isinstance(command, ReadJournal):
+            return self._page(command)
+        return Failed(code="unknown-command", message=f"the journal does not know {type(command).__name__}")
+
+    async def _page(self, command: ReadJournal) -> Reply:
+        limit = max(1, min(command.limit, PAGE_EVENTS_MAX))
+        found = await self._in_thread(
+            self._read, lambda journal: journal.page(command.node, command.since_wall_ns, command.after, limit)
+        )
+        if found is None:
+            return Failed(code="no-journal", message=self._error or "there is no journal to read yet")
+        return JournalPage(events=tuple(found[0]), next=found[1])
+
+    # --- writing -------------------------------------------------------------------------------------------------
 
     def _flush_now(self) -> None:
         self._flush_timer = None
@@ -178,6 +234,9 @@ class JournalActor(LoopActor):
     async def _close(self) -> None:
         """Writes the rest; the last words of the other cells are in it."""
         self._subscription.close()
+        self._returns.close()
+        for task in self._tasks:
+            task.cancel()
         for timer in (self._flush_timer, self._prune_timer):
             if timer is not None:
                 timer.cancel()

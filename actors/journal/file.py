@@ -45,10 +45,11 @@ _PRUNE_SHARE = 0.1
 
 
 def journal_path(settings: JournalSettings, run_dir: Path) -> Path:
-    """Where the journal of a daemon is. One with a run directory of its own keeps it there unless told otherwise."""
+    """Where the journal of a daemon is. One with a run directory of its own keeps it there unless told otherwise, in a
+    folder that may be another user's (the gateway's)."""
     if settings.path:
         return Path(settings.path)
-    return DEFAULT_PATH if run_dir == DEFAULT_RUN_DIR else run_dir / DEFAULT_PATH.name
+    return DEFAULT_PATH if run_dir == DEFAULT_RUN_DIR else run_dir / "journal" / DEFAULT_PATH.name
 
 
 def find(run_dir: Path) -> Path | None:
@@ -236,6 +237,22 @@ class Journal:
         for topic, frame in rows:
             with contextlib.suppress(BadFrame):
                 yield unpack(topic, frame)
+
+    def page(self, node: str, since_ns: int, after: int, limit: int) -> tuple[list[tuple[str, bytes]], int]:
+        """(topic, frame) of at most `limit` events in the order they were kept, and the number to go on after.
+
+        node: whose events, empty for all. The number is 0 when there are no more.
+        """
+        rows = self._db.execute(
+            "SELECT id, topic, frame FROM events WHERE id > ? AND wall_ns >= ? AND (? = '' OR node = ?)"
+            " ORDER BY id LIMIT ?",
+            (after, since_ns, node, node, limit),
+        ).fetchall()
+        return [(topic, frame) for _, topic, frame in rows], rows[-1][0] if len(rows) == limit else 0
+
+    def newest_of(self, node: str) -> int:
+        """The wall clock of the newest event of a node, ns; 0 when there is none."""
+        return self._db.execute("SELECT max(wall_ns) FROM events WHERE node = ?", (node,)).fetchone()[0] or 0
 
     def by_id(self, name: EventId) -> Envelope | None:
         """The event with this id."""

@@ -21,7 +21,7 @@ from holdfast.actors.runtime.process import die_with_parent
 from holdfast.bus import rundir
 from holdfast.config.settings import Settings
 from holdfast.kernel.base import KernelError
-from holdfast.kernel.privileges import become, keep_capabilities, refused_to
+from holdfast.kernel.privileges import become, keep_capabilities, no_new_privileges, refused_to
 
 log = logging.getLogger(__name__)
 
@@ -59,6 +59,8 @@ ROOMS = {
 }
 """Room -> its rights. A room that is not here keeps what the supervisor has."""
 
+_AS_ROOT = frozenset({"dac_override"})
+"""What a cell keeps that needs nothing but cannot be another user's: its files may be that user's from another time."""
 _STEPPING_DOWN = frozenset({"setuid", "setgid"})
 """What a cell keeps until it has become another user."""
 
@@ -66,11 +68,12 @@ _STEPPING_DOWN = frozenset({"setuid", "setgid"})
 class Belongings(msgspec.Struct, frozen=True, kw_only=True):
     """Files of a room without rights: `holdfast.actors.<room>.actor:belongings(settings, run_dir)` tells them.
 
-    written: files that it writes, made when they are missing; their folder is its own too, when it had to be made or
-    has the user's name. given: what else is its own when it is there, such as a key.
+    folders: in which it makes files; made when they are missing, and its own when they had to be made or have the
+    user's name. files: made when they are missing, and its own. given: what is its own when it is there, such as a key.
     """
 
-    written: tuple[Path, ...] = ()
+    folders: tuple[Path, ...] = ()
+    files: tuple[Path, ...] = ()
     given: tuple[Path, ...] = ()
 
 
@@ -105,9 +108,14 @@ def reduce(rooms: Collection[str], settings: Settings, run_dir: Path) -> Account
     if rights is None or os.geteuid() != 0:
         return None
     account = _account_for(rooms, settings, run_dir) if rights == NONE else None
-    own = rights.own if account is None else _STEPPING_DOWN
+    limit = rights.own
+    if rights == NONE and account is None:
+        limit = _AS_ROOT
+    own = _STEPPING_DOWN if account is not None else limit
     try:
-        keep_capabilities(own, programs=rights.programs)
+        keep_capabilities(own, limit=limit, programs=rights.programs)
+        if rights == NONE:
+            no_new_privileges()
     except KernelError as error:
         log.warning("the cell of %s keeps its rights: %s", ", ".join(rooms), error)
         return None
@@ -124,8 +132,8 @@ def step_down(account: Account | None, parent: int) -> None:
 
 
 def _account_for(rooms: Collection[str], settings: Settings, run_dir: Path) -> Account | None:
-    """When the user is missing, or could not get at the files that the rooms need, the cell stays root, without
-    capabilities: a configuration that worked goes on working."""
+    """When the user is missing, or could not get at the files that the rooms need, the cell stays root, with
+    access to files and nothing else: a configuration that worked goes on working."""
     account = _account(settings.cells.user)
     if account is None:
         return None
@@ -134,8 +142,8 @@ def _account_for(rooms: Collection[str], settings: Settings, run_dir: Path) -> A
         for room in rooms:
             belongings = _belongings(room, settings, run_dir)
             _hand_over(belongings, account)
-            wanted |= {str(path): os.R_OK | os.W_OK for path in belongings.written}
-            wanted |= {str(path.parent): os.W_OK | os.X_OK for path in belongings.written if path.parent != run_dir}
+            wanted |= {str(path): os.W_OK | os.X_OK for path in belongings.folders}
+            wanted |= {str(path): os.R_OK | os.W_OK for path in belongings.files}
             wanted |= {str(path): os.R_OK for path in belongings.given if path.exists()}
         refused = refused_to(account.uid, account.gid, wanted)
     except (KernelError, OSError) as error:
@@ -165,12 +173,12 @@ def _belongings(room: str, settings: Settings, run_dir: Path) -> Belongings:
 
 def _hand_over(belongings: Belongings, account: Account) -> None:
     """The files are the user's from here on. What cannot be given (a read-only file system) is found out later."""
-    for path in belongings.written:
-        folder = path.parent
-        made = not folder.exists()
-        folder.mkdir(mode=0o750, parents=True, exist_ok=True)
-        if made or folder.name == account.name:
-            _give(folder, account, os.O_RDONLY | os.O_DIRECTORY)
+    for path in belongings.folders:
+        made = not path.exists()
+        path.mkdir(mode=0o750, parents=True, exist_ok=True)
+        if made or path.name == account.name:
+            _give(path, account, os.O_RDONLY | os.O_DIRECTORY)
+    for path in belongings.files:
         _give(path, account, os.O_WRONLY | os.O_CREAT)
     for path in belongings.given:
         _give(path, account, os.O_RDONLY)

@@ -129,7 +129,7 @@ def test_no_journal_is_said_so(tmp_path: Path) -> None:
 
 def test_where_the_journal_is(tmp_path: Path) -> None:
     assert journal_path(JournalSettings(), Path("/run/holdfast")) == Path("/var/lib/holdfast/journal.sqlite")
-    assert journal_path(JournalSettings(), tmp_path) == tmp_path / "journal.sqlite"
+    assert journal_path(JournalSettings(), tmp_path) == tmp_path / "journal" / "journal.sqlite"
     assert journal_path(JournalSettings(path="/a/b"), tmp_path) == Path("/a/b")
     (tmp_path / "journal.path").write_text("/some/where\n")
     assert find(tmp_path) == Path("/some/where")
@@ -193,7 +193,7 @@ class Rig:
             timers=cast(Any, None),
             settings=Settings(node="n1", journal=JournalSettings(max_age_days=1e5, **settings)),
         )
-        self.path = tmp_path / "journal.sqlite"
+        self.path = tmp_path / "journal" / "journal.sqlite"
         self.actor = JournalActor.start(self.ctx, flush_s=0.01, retry_s=0.05)
 
     def tell(self, text: str, subject: str = "vrrp/VI_1") -> None:
@@ -259,8 +259,8 @@ async def test_a_full_disk_stops_the_journal_with_an_alarm_and_nothing_else(
 
 async def test_what_waits_for_the_disk_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("holdfast.actors.journal.actor.WAITING_EVENTS_MAX", 10)
-    directory = tmp_path / "journal.sqlite"
-    directory.mkdir()  # cannot be opened as a file
+    directory = tmp_path / "journal" / "journal.sqlite"
+    directory.mkdir(parents=True)  # cannot be opened as a file
     rig = Rig(tmp_path)
     await rig.until(lambda: bool(rig.states()) and not rig.states()[-1].writing)
     for number in range(50):
