@@ -27,6 +27,7 @@ from holdfast.actors.runtime.context import CellContext, Generation
 from holdfast.actors.runtime.messages import ConfigGeneration, ConfigSlice, Orders
 from holdfast.actors.runtime.placement import CellPlan, Slices, digest, start_order
 from holdfast.actors.runtime.scheduling import CellScheduling, ProcessPlace
+from holdfast.actors.runtime.surroundings import HURRIED_NICE
 from holdfast.bus import rundir
 from holdfast.bus.cellbus import CellBus
 from holdfast.bus.codec import encode
@@ -72,6 +73,8 @@ class CellStart(msgspec.Struct):
     scheduling: CellScheduling = CellScheduling()
     inherited: Scheduling = Scheduling()
     """What the fork brought along of the supervisor's own scheduling."""
+    hurried: bool = False
+    """It goes on from a former life, and others wait: ahead of ordinary processes until it is ready."""
 
 
 def start_of(room: str) -> Start:
@@ -101,7 +104,10 @@ def run_cell(start: CellStart, orders: socket.socket, parent: int) -> NoReturn:
         process.set_name(start.scheduling.name or f"hf-{start.plan.name}")
         place = ProcessPlace(f"cell {start.plan.name}")
         place.wanted = CellScheduling(own=start.inherited)
-        place.put(start.scheduling)
+        own = start.scheduling.own
+        if start.hurried:
+            own = msgspec.structs.replace(own, nice=HURRIED_NICE)
+        place.put(msgspec.structs.replace(start.scheduling, own=own))
         if start.scheduling.namespace is not None:
             enter_network_namespace(start.scheduling.namespace)
         account = rights.reduce(start.plan.rooms, start.settings, start.run_dir)
@@ -178,6 +184,7 @@ class _Cell:
         gc.freeze()
         gc.set_threshold(_GC_THRESHOLD, 20, 50)
         self._tell(Orders("ready", number=self.number, cpu_ms=time.process_time() * 1000))
+        self.place.put(self.start.scheduling)
         self._beat()
         self.bus.subscribe(f"slice/{quote(self.name)}", self._config_event)
         if self.bus.restored:
