@@ -8,6 +8,8 @@ from pathlib import Path
 import click
 import msgspec
 
+from holdfast.actors.bfd.profiles import BfdSettingsError
+from holdfast.actors.bfd.profiles import parse_settings as parse_bfd_settings
 from holdfast.actors.ipvs.config import IpvsGlobals
 from holdfast.actors.registry import TABLES
 from holdfast.actors.runtime.loading import LoadedConfig
@@ -51,6 +53,10 @@ class Reading(msgspec.Struct, frozen=True, kw_only=True):
             settings = holdfast_toml.load(self.settings_path)
         except holdfast_toml.SettingsError as error:
             return LoadedConfig({}, "\n".join(error.messages), EXIT_MISSING, source=str(self.path))
+        try:
+            parse_bfd_settings(settings.bfd)
+        except BfdSettingsError as error:
+            return LoadedConfig({}, "\n".join(error.messages), EXIT_MISSING, source=str(self.path))
         loaded = self.read()
         lines = [str(each) for each in loaded.diagnostics]
         code = 0
@@ -59,7 +65,7 @@ class Reading(msgspec.Struct, frozen=True, kw_only=True):
         elif any(each.severity is Severity.FATAL for each in loaded.diagnostics):
             code = loaded.exit_code or EXIT_FATAL
         return LoadedConfig(
-            self._wanted(loaded),
+            self._wanted(loaded, settings),
             "\n".join(lines),
             code,
             settings=settings,
@@ -68,13 +74,16 @@ class Reading(msgspec.Struct, frozen=True, kw_only=True):
             process=loaded.process,
         )
 
-    def _wanted(self, loaded: Loaded) -> dict[str, dict[str, bytes]]:
+    def _wanted(self, loaded: Loaded, settings: holdfast_toml.Settings) -> dict[str, dict[str, bytes]]:
         """The slices of the rooms that have something to do."""
         rooms = {room: dict(slices) for room, slices in loaded.rooms.items() if slices and not idle(loaded, room)}
         if self.only is not None:
             rooms = {room: slices for room, slices in rooms.items() if room in ROOMS_OF[self.only]}
         if self.without_bfd:
             rooms.pop("bfd", None)
+        if "bfd" in rooms and settings.bfd:
+            # So that a reload that changes only [bfd] of holdfast.toml reaches the room.
+            rooms["bfd"]["settings"] = msgspec.msgpack.encode(settings.bfd)
         if self.keep_vrrp and "vrrp" in rooms:
             room = msgspec.msgpack.decode(rooms["vrrp"]["room"], type=VrrpRoom)
             kept = msgspec.structs.replace(room, dont_release=True)

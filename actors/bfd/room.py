@@ -9,6 +9,7 @@ import random
 import time
 from collections import deque
 from collections.abc import Iterable
+from typing import Any
 
 import msgspec
 from pykka import ActorRef
@@ -92,7 +93,8 @@ class Room:
         data = generation.slices.get("room")
         room = msgspec.msgpack.decode(data, type=BfdRoom) if data is not None else BfdRoom()
         try:
-            self._settings = parse_settings(self._context.settings.bfd)
+            raw = generation.slices.get("settings")
+            self._settings = parse_settings({} if raw is None else msgspec.msgpack.decode(raw, type=dict[str, Any]))
         except BfdSettingsError as error:
             for message in error.messages:
                 log.error("holdfast.toml: %s", message)

@@ -333,3 +333,17 @@ def test_keepalived_stays_up_when_we_reload_nothing() -> None:
         ours.reload()
         stays_up(ours, 1.0)
         assert Path(ours.folder / "log").read_text().count("Entering Up") == 1
+
+
+def test_a_reload_of_holdfast_toml_alone_reaches_the_sessions() -> None:
+    """[bfd] changes, keepalived.conf does not; a mistake in it changes nothing."""
+    with together(Link(4), "bird") as (_, ours, other):
+        both_up(ours, other)
+        ours.toml = "[bfd.sessions.b0]\nmin_rx_ms = 300.0\nmin_tx_ms = 300.0\n"
+        ours.reload()
+        wait_until(lambda: as_seen(ours) == (300, 1500), what="the new intervals")
+        ours.toml = "[bfd.sessions.b0]\nmultiplier = 0\n"
+        ours.reload()
+        wait_until(lambda: "multiplier: from 1 to 255" in ours.log(), what="the complaint")
+        stays_up(ours, 1.0)
+        assert as_seen(ours) == (300, 1500)
