@@ -74,13 +74,14 @@ class Stream:
             return
         count = self.store.count(topic)
         via = self._next()
+        envelope = msgspec.structs.replace(envelope, count=count)
         if frame is None:
-            data = pack(msgspec.structs.replace(envelope, count=count), retain=envelope.retain, via=via)
+            data = pack(envelope, retain=envelope.retain, via=via)
         else:
             data = encode(msgspec.structs.replace(frame, n=count, via=via))
         self._send(topic, data)
         if envelope.retain:
-            self.store.put(msgspec.structs.replace(envelope, count=count), data)
+            self.store.put(envelope, data)
 
     def forget(self, topic: str) -> None:
         """Nothing is retained under `topic` any more; those who follow are told."""
@@ -215,7 +216,7 @@ class Door:
 
     def refuses(self, request: Request, caller: Caller) -> str:
         """As Gate.refuses."""
-        if request.op != "command" or may_command(caller.role, request.subject):
+        if request.op != "command" or may_command(caller.role, request.subject, request.type):
             return ""
         self._refuse("", Refusal.ROLE, caller.node, f"{request.type} for {request.subject}"[:200])
         return f"{caller.node} is a {caller.role} here: no commands for {request.subject}"

@@ -10,10 +10,13 @@ from holdfast.bus.envelope import Envelope
 
 _LATELY = Duration(10_000_000_000)
 """Older events of the moment (a gateway that starts reads some) say nothing about now."""
+_TELLING = (VrrpStateChanged, VrrpMasterSeen, VrrpLowerPriorityHeard, VrrpTrouble)
 
 
 def facts_of(envelope: Envelope, age: Duration) -> list[Fact]:
     """The facts in an event. age: how long ago it was sent."""
+    if not envelope.gone and not isinstance(envelope.event, _TELLING):
+        return []
     node, subject, aspect = topics.split(envelope.topic)
     if envelope.gone:
         if subject.startswith("vrrp/") and aspect == "state":

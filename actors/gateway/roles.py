@@ -2,7 +2,7 @@
 
 | role | events | commands | slices |
 |---|---|---|---|
-| viewer | all | none | - |
+| viewer | all, past ones too | none | - |
 | operator | all | all | - |
 | replica | all | those of connection synchronisation | - |
 | worker | all | none | its own |
@@ -25,8 +25,14 @@ _COMMANDS: dict[Role, tuple[str, ...]] = {
 }
 
 
-def may_command(role: str, subject: str) -> bool:
-    """Whether `role` may send commands to `subject`."""
+_READING = frozenset({("journal", "journal.read")})
+"""Commands that only tell past events: whoever may follow events may send them."""
+
+
+def may_command(role: str, subject: str, command: str = "") -> bool:
+    """Whether `role` may send commands to `subject`, or this one (the tag of its type)."""
+    if role in _COMMANDS and (subject, command) in _READING:
+        return True
     kinds = _COMMANDS.get(role, ())  # type: ignore[call-overload]
     return any(kind in ("", subject.partition("/")[0]) for kind in kinds)
 

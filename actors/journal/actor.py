@@ -80,7 +80,7 @@ class JournalActor(LoopActor):
         except OSError as error:
             log.error("%s: %s", ctx.run_dir / POINTER, error)
         self._subscription = ctx.bus.subscribe("", self._event, node="*")
-        self._catchup = Catchup(ctx.bus, self._late, self._newest_of)
+        self._catchup = Catchup(ctx.loop, ctx.bus, self._late)
         self._returns = ctx.bus.subscribe("node/", self._peer)
         ctx.bus.serve("journal", self._serve)
         ctx.on_stop(self._close)
@@ -117,9 +117,6 @@ class JournalActor(LoopActor):
         """Events of another node that were missed when they happened; those that are there already stay."""
         for row in rows[: max(0, WAITING_EVENTS_MAX - len(self._waiting))]:
             self._wait(row)
-
-    async def _newest_of(self, node: str) -> int:
-        return int(await self._in_thread(self._read, lambda journal: journal.newest_of(node)) or 0)
 
     def _read(self, what: Callable[[Journal], Any]) -> Any:
         """Called in the journal's thread; None when there is nothing to read."""
@@ -176,6 +173,7 @@ class JournalActor(LoopActor):
                 self._writer, remark = await self._in_thread(open_writer, self.path)
                 if remark:
                     log.error("%s", remark)
+                self._catchup.opened(await self._in_thread(self._writer.newest))
             while self._waiting:
                 batch = self._waiting[:BATCH_EVENTS_MAX]
                 await self._in_thread(self._writer.append, batch)

@@ -150,6 +150,10 @@ class JournalWriter:
     def _count(self) -> int:
         return int(self._db.execute("SELECT count(*) FROM events").fetchone()[0])
 
+    def newest(self) -> dict[str, int]:
+        """Node -> the wall clock of its newest event, ns."""
+        return dict(self._db.execute("SELECT node, max(wall_ns) FROM events GROUP BY node").fetchall())
+
     def figures(self) -> Figures:
         """How much is in the file."""
         first = self._db.execute("SELECT min(wall_ns) FROM events").fetchone()[0]
@@ -249,10 +253,6 @@ class Journal:
             (after, since_ns, node, node, limit),
         ).fetchall()
         return [(topic, frame) for _, topic, frame in rows], rows[-1][0] if len(rows) == limit else 0
-
-    def newest_of(self, node: str) -> int:
-        """The wall clock of the newest event of a node, ns; 0 when there is none."""
-        return self._db.execute("SELECT max(wall_ns) FROM events WHERE node = ?", (node,)).fetchone()[0] or 0
 
     def by_id(self, name: EventId) -> Envelope | None:
         """The event with this id."""

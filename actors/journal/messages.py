@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from holdfast.bus.messages import Event
+from holdfast.bus.messages import Command, Event, Reply
 
 
 class JournalState(Event, frozen=True, kw_only=True, tag="journal.state"):
@@ -19,3 +19,22 @@ class JournalState(Event, frozen=True, kw_only=True, tag="journal.state"):
     events: int = 0
     size_bytes: int = 0
     first_wall_ns: int | None = None
+
+
+class ReadJournal(Command, frozen=True, kw_only=True, tag="journal.read"):
+    """Asks for past events of this node, oldest first. Subject `journal`; every role may.
+
+    node: whose events, empty for all that the journal has. after: go on after this event of the page before.
+    """
+
+    node: str = ""
+    since_wall_ns: int = 0
+    limit: int = 500
+    after: int = 0
+
+
+class JournalPage(Reply, frozen=True, kw_only=True, tag="journal.page"):
+    """The answer to `ReadJournal`. events: (topic, frame). next: what `after` is for the next page, 0: no more."""
+
+    events: tuple[tuple[str, bytes], ...]
+    next: int = 0

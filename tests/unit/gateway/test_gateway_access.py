@@ -41,6 +41,13 @@ def test_what_a_role_may_command(role: str, subject: str, allowed: bool) -> None
     assert may_command(role, subject) is allowed
 
 
+@pytest.mark.parametrize("role", ["viewer", "operator", "replica", "worker"])
+def test_every_role_may_read_the_journal(role: str) -> None:
+    assert may_command(role, "journal", "journal.read")
+    assert not may_command("", "journal", "journal.read")
+    assert may_command(role, "vrrp", "journal.read") is (role == "operator")
+
+
 def test_slices_of_the_configuration_stay_at_home() -> None:
     assert is_private("lb1/slice/protocol,vrrp,room/data")
     assert is_private("lb1/slice/protocol/generation")
