@@ -15,13 +15,29 @@ from holdfast.actors.runtime.messages import CellStateChanged
 from holdfast.bus.client import Client
 from holdfast.cli.common import Exit, json_option, no_daemon, print_json, run_dir_option
 from holdfast.cli.rooms import import_messages
-from holdfast.cli.views import bfd_view, cells_view, checks_view, cluster_view, lvs_view, render, vrrp_view
+from holdfast.cli.views import (
+    bfd_view,
+    cells_view,
+    checks_view,
+    cluster_view,
+    connsync_view,
+    lvs_view,
+    render,
+    vrrp_view,
+)
 from holdfast.cli.views.report import Report
 
 ANSWER_S = 2.0
 """A cell that has not answered by then is dead, or as good as."""
 
-VIEWS = {"vrrp": vrrp_view, "cells": cells_view, "bfd": bfd_view, "lvs": lvs_view, "checks": checks_view}
+VIEWS = {
+    "vrrp": vrrp_view,
+    "cells": cells_view,
+    "bfd": bfd_view,
+    "lvs": lvs_view,
+    "checks": checks_view,
+    "connsync": connsync_view,
+}
 
 
 def collect(client: Client, names: list[str]) -> Report:

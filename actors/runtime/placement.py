@@ -44,13 +44,16 @@ def plan(slices: Slices, settings: Settings) -> dict[str, CellPlan]:
     """The cells that have something to do, by name.
 
     A room takes part when it has slices; the journal when it is switched on, the gateway when it is to listen or has
-    peers to call. The checkers are divided over as many cells as holdfast.toml says, or as their number asks for.
+    peers to call, connection sync when it is switched on. The checkers are divided over as many cells as holdfast.toml
+    says, or as their number asks for.
     """
     wanted: Slices = {room: dict(own) for room, own in slices.items() if own}
     if settings.journal.enabled:
         wanted.setdefault("journal", {})
     if settings.gateway.listen or settings.gateway.nats_servers or any(peer.endpoint for peer in settings.peers):
         wanted.setdefault("gateway", {})
+    if settings.connsync.enabled:
+        wanted.setdefault("connsync", {})
     cells: dict[str, Slices] = {}
     for room in sorted(wanted, key=start_order):
         cell = settings.placement.get(room) or DEFAULT.get(room, room)

@@ -26,6 +26,8 @@ def show(report: Report, *, wide: bool, only: str | None) -> None:
         _services(console, report.services)
     if report.checks and (wide or only == "checks"):
         _checks(console, report.checks)
+    if report.connsync is not None:
+        _connsync(console, report.connsync)
     if report.cells is not None:
         _cells(console, report)
     if report.troubles:
@@ -121,6 +123,25 @@ def _checks(console: Console, checks: list[dict[str, Any]]) -> None:
         servers = ", ".join(sorted({target["real_server"] for target in each["targets"]}))
         latency = f"{each['latency_us'] / 1000:.1f} ms"
         table.add_row(escape(each["check"]), result, latency, escape(servers), escape(each["text"]))
+    console.print()
+    console.print(table)
+
+
+def _connsync(console: Console, state: dict[str, Any]) -> None:
+    table = plain_table("CONNECTIONS TO", "PHASE", "LAG", "WAIT", "LACKS/BEYOND", "SENT", "TAKEN", "TROUBLE")
+    for each in state["peers"]:
+        differs = "-" if each["lacking"] < 0 else f"{each['lacking']}/{each['extra']}"
+        lag = f"{each['lag_s'] * 1000:.0f} ms"
+        table.add_row(
+            escape(each["node"]),
+            "[green]following[/green]" if each["phase"] == "following" else f"[yellow]{each['phase']}[/yellow]",
+            f"[red]{lag}[/red]" if each["late"] else lag,
+            str(each["waiting"]),
+            differs,
+            f"{each['sent']} ({each['sent_bytes']} bytes)",
+            str(each["taken"]),
+            escape(each["error"]),
+        )
     console.print()
     console.print(table)
 

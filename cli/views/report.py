@@ -19,6 +19,7 @@ class Report:
     bfd: list[dict[str, Any]] | None = None
     services: list[dict[str, Any]] | None = None
     checks: list[dict[str, Any]] | None = None
+    connsync: dict[str, Any] | None = None
     cluster: dict[str, Any] | None = None
     delays: dict[str, int] | None = None
     troubles: list[str] = field(default_factory=list)
