@@ -42,8 +42,11 @@ def generate(name: str) -> KeyPair:
     """A new pair from the system's random source. Raises KeyProblem when this ZeroMQ was built without CURVE."""
     if not zmq.has("curve"):
         raise KeyProblem("this ZeroMQ was built without CURVE (libsodium)")
-    public, secret = zmq.curve_keypair()
-    return KeyPair(name, public.decode("ascii"), secret.decode("ascii"))
+    while True:
+        public, secret = (half.decode("ascii") for half in zmq.curve_keypair())
+        # Keys are pasted into command lines, where a leading `-` would be an option; two bits of 256 are no loss.
+        if public[0].isalnum() and secret[0].isalnum():
+            return KeyPair(name, public, secret)
 
 
 def fingerprint(public: str) -> str:

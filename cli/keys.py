@@ -72,8 +72,8 @@ def show(path: Path, as_json: bool) -> None:
     _tell(_read(path), path, as_json)
 
 
-@keys.command()
-@click.argument("public", required=False)
+@keys.command(context_settings={"ignore_unknown_options": True})
+@click.argument("public", required=False, type=click.UNPROCESSED)
 @_file_option
 def fingerprint(public: str | None, path: Path) -> None:
     """Show the short name of a key, to compare by eye: of PUBLIC, or of the key file."""
