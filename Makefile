@@ -8,7 +8,7 @@ PYTHON ?= python3
 PYTEST := $(BIN)/pytest -p no:cacheprovider
 TYPES := .build/types
 
-.PHONY: help venv setup-run setup-test demo test test-unit test-netns test-guest lint format types bench docs package clean
+.PHONY: help venv setup-run setup-test demo test test-unit test-netns test-guest lint format types bench docs package deb clean
 
 help:
 	@echo "make demo        two routers, a client and a server in namespaces: failover, watched live"
@@ -20,6 +20,7 @@ help:
 	@echo "make bench       measurements beside keepalived and other peers"
 	@echo "make docs        renew the generated pages under docs/"
 	@echo "make package     sdist and wheel in dist/"
+	@echo "make deb         a Debian package in dist/"
 
 venv: $(VENV)/.ready
 
@@ -46,7 +47,7 @@ test-unit: venv
 
 # Twin runs compare times with a real keepalived: four side by side leave the machine idle enough for that.
 test-netns: venv setup-test
-	$(PYTEST) tests/kernel tests/interop -n 4
+	$(PYTEST) tests/kernel tests/deploy tests/interop -n 4
 
 test-guest: venv setup-test
 	$(PY) tests/ipvs/guest.py
@@ -73,8 +74,10 @@ docs: venv
 	$(PY) -m holdfast.cli.docs docs
 
 package: venv
-	$(BIN)/pip install --quiet --disable-pip-version-check build
-	$(PY) -m build --outdir dist .
+	$(PY) -m build --no-isolation --outdir dist .
+
+deb: venv
+	PYTHON=/usr/bin/python3 PIP="$(BIN)/pip --python /usr/bin/python3" deploy/debian/build.sh dist
 
 clean:
 	rm -rf .build dist build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

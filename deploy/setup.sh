@@ -33,6 +33,8 @@ case "${1:-}" in
         want ipvsadm ipvsadm
         want linux.uml user-mode-linux
         want depmod kmod
+        want systemd-analyze systemd
+        want setpriv util-linux
         ;;
     *)
         echo "usage: $0 python|run|test" >&2

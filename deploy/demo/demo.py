@@ -6,6 +6,8 @@ page through it every 50 ms. What breaks is shown as events, as measured outages
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import json
 import os
 import re
@@ -25,6 +27,7 @@ HOLDFAST = str(Path(sys.executable).parent / "holdfast")
 COLOURS = {"r1": "\033[36m", "r2": "\033[35m"} if sys.stdout.isatty() else {}
 BOLD, DIM, PLAIN = ("\033[1m", "\033[2m", "\033[0m") if sys.stdout.isatty() else ("", "", "")
 ADVERT_S = 0.3
+ENDINGS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 STATE = re.compile(r" vrrp/LAN (?:\w+ -> |is )(MASTER|BACKUP|FAULT)\b")
 
 CONFIG = """\
@@ -157,7 +160,7 @@ class Traffic:
         return max((b - a for a, b in zip([since, *times], [*times, now], strict=True)), default=now - since)
 
 
-def wait_until(what: str, test: object, limit_s: float = 12.0) -> None:
+def wait_until(what: str, test: object, limit_s: float = 25.0) -> None:
     """Looks until `test()` is true; ends the demo with a message when it is not in time."""
     end = time.monotonic() + limit_s
     while time.monotonic() < end:
@@ -232,26 +235,58 @@ def play(net: Net, folder: Path) -> None:
     r2.why()
 
 
+class Interrupted(SystemExit):
+    """A signal ends the demo; the code is the shell's for it."""
+
+
+def interrupt(number: int, frame: object) -> None:
+    """The first signal ends the play, further ones do not end the cleaning up."""
+    del frame
+    for each in ENDINGS:
+        signal.signal(each, signal.SIG_IGN)
+    raise Interrupted(128 + number)
+
+
 def main() -> None:
     """Builds the network, plays, cleans up."""
     if os.geteuid() != 0:
         raise SystemExit("demo: needs root (it makes network namespaces); nothing outside of them is touched")
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-    folder = Path(tempfile.mkdtemp(prefix="holdfast-demo-"))
-    folder.chmod(0o755)
+    folder = Path(tempfile.gettempdir(), f"holdfast-demo-{os.getpid()}")
     started = time.monotonic()
     try:
+        for each in ENDINGS:
+            signal.signal(each, interrupt)
+        for old in folder.parent.glob("holdfast-demo-*"):
+            if not Path("/proc", old.name.rpartition("-")[2]).exists():
+                shutil.rmtree(old, ignore_errors=True)  # of one that was killed
+        folder.mkdir(mode=0o755)
         with Net() as net:
             play(net, folder)
-        print(f"\n{DIM}demo: ended after {time.monotonic() - started:.0f} s, nothing left behind{PLAIN}")
-    except KeyboardInterrupt:
-        print("\ndemo: interrupted, cleaned up")
-    except SystemExit:
-        for log in folder.glob("r?/log"):
-            sys.stderr.write(f"--- {log.parent.name}\n{log.read_text()[-2000:]}\n")
-        raise
+        print(f"\n{DIM}demo: ended after {time.monotonic() - started:.0f} s, nothing left behind{PLAIN}", flush=True)
+    except Interrupted as ending:
+        with contextlib.suppress(OSError):  # the terminal may be gone
+            print("\ndemo: interrupted, cleaned up", flush=True)
+        code = ending.code
+    except SystemExit as ending:
+        tell_logs(folder)
+        sys.stderr.write(f"{ending}\n")
+        code = 1
+    except OSError as error:
+        if error.errno not in (errno.EIO, errno.EPIPE):
+            raise
+        code = 1  # nobody reads any more
+    else:
+        code = 0
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+    # Without a last flush to a terminal that is gone, and without waiting for the threads that read from the dead.
+    os._exit(int(str(code)))
+
+
+def tell_logs(folder: Path) -> None:
+    """The end of both logs: something did not happen."""
+    for log in folder.glob("r?/log"):
+        sys.stderr.write(f"--- {log.parent.name}\n{log.read_text()[-2000:]}\n")
 
 
 if __name__ == "__main__":

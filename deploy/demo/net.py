@@ -2,11 +2,44 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import re
 import signal
 import subprocess
+import time
 from pathlib import Path
 from types import TracebackType
+
+SWEEPS_MAX = 50
+_NAME = re.compile(r"hfdemo(\d+)-\w+")
+
+
+def leftovers() -> list[str]:
+    """The namespaces of demos whose process is dead (SIGKILL leaves nobody to clean up)."""
+    shown = subprocess.run(["ip", "netns", "list"], capture_output=True, text=True, check=False).stdout
+    names = [line.split()[0] for line in shown.splitlines() if line.strip()]
+    found = {name: _NAME.fullmatch(name) for name in names}
+    return [name for name, match in found.items() if match and not Path("/proc", match.group(1)).exists()]
+
+
+def remove(names: list[str]) -> None:
+    """Kills whatever runs in the namespaces and removes them."""
+    for _ in range(SWEEPS_MAX):
+        pids = [pid for name in names for pid in _pids(name)]
+        for pid in pids:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        if not pids:
+            break
+        time.sleep(0.02)  # until they are gone; a process that was about to fork may have left another one
+    for name in reversed(names):
+        subprocess.run(["ip", "netns", "del", name], capture_output=True, check=False)
+
+
+def _pids(name: str) -> list[int]:
+    shown = subprocess.run(["ip", "netns", "pids", name], capture_output=True, text=True, check=False).stdout
+    return [int(word) for word in shown.split()]
 
 
 def ip(*words: str) -> None:
@@ -20,7 +53,7 @@ class Net:
     """client -- lan -- r1, r2 -- dmz -- server. Names carry this process's pid, so that demos do not meet."""
 
     def __init__(self) -> None:
-        self.tag = f"hf{os.getpid()}"
+        self.tag = f"hfdemo{os.getpid()}"
         self.processes: list[subprocess.Popen[str]] = []
         self.names: list[str] = []
 
@@ -29,6 +62,7 @@ class Net:
         return f"{self.tag}-{host}"
 
     def __enter__(self) -> Net:
+        remove(leftovers())
         try:
             self._build()
         except BaseException:
@@ -41,8 +75,9 @@ class Net:
 
     def _build(self) -> None:
         for host in ("sw", "r1", "r2", "client", "server"):
-            ip("netns", "add", self.name(host))
+            # Noted first: an interruption in between must not leave it behind.
             self.names.append(self.name(host))
+            ip("netns", "add", self.name(host))
             ip("-n", self.name(host), "link", "set", "lo", "up")
         for bridge in ("lan", "dmz"):
             ip(
@@ -103,13 +138,15 @@ class Net:
         for process in self.processes:
             if process.poll() is None:
                 process.terminate()
+        until = time.monotonic() + 3
         for process in self.processes:
             try:
-                process.wait(3)
+                process.wait(max(0.0, until - time.monotonic()))
             except subprocess.TimeoutExpired:
-                os.killpg(process.pid, signal.SIGKILL)
+                with contextlib.suppress(ProcessLookupError):
+                    os.killpg(process.pid, signal.SIGKILL)
                 process.wait()
         self.processes.clear()
-        for name in reversed(self.names):
-            subprocess.run(["ip", "netns", "del", name], capture_output=True, check=False)
+        # Those that nobody noted: started in the moment of an interruption, or by a daemon that was killed.
+        remove(self.names)
         self.names.clear()
