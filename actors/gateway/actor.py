@@ -135,6 +135,8 @@ class GatewayActor(LoopActor):
             # ZeroMQ cannot end one connection: when somebody may do less than before, everyone comes in anew.
             or bool(gone)
         )
+        if settings.gateway.engine != "mesh":
+            log.error("gateway.engine %s is not there yet: the mesh is used", settings.gateway.engine)
         if self.door is not None:
             self.door.access = access
         if again or self._pair is None:
@@ -149,6 +151,9 @@ class GatewayActor(LoopActor):
             self.door = None
         try:
             pair = keys.read(Path(settings.gateway.key_file))
+            if self._pair is not None and pair != self._pair:
+                self._drop_peers(set(self.peers))
+            self._pair = pair
             if settings.gateway.listen:
                 self.door = Door(
                     self.ctx.loop,
@@ -170,9 +175,6 @@ class GatewayActor(LoopActor):
         if self._error:
             self._error = ""
             log.info("the gateway listens at %s", ", ".join(settings.gateway.listen))
-        if self._pair is not None and pair != self._pair:
-            self._drop_peers(set(self.peers))
-        self._pair = pair
         self._call_peers(settings, set())
 
     def _fail(self, text: str) -> None:

@@ -145,11 +145,13 @@ class Door:
         self._context = new_context()
         self._watches: list[tuple[zmq.Socket[bytes], LoopSocket]] = []
         tune = server(pair)
+        opened: list[Callable[[], None]] = []
         try:
             # The judge first: without one ZeroMQ would let everyone in who knows our public key.
             zap = self._context.socket(zmq.ROUTER)
             zap.bind(ZAP_ENDPOINT)
             self._zap = LoopSocket(loop, zap, self._judge)
+            opened.append(self._zap.close)
             self._server = CommandServer(
                 loop,
                 self._context,
@@ -160,10 +162,13 @@ class Door:
                 gate=self,
                 request_bytes_max=REQUEST_BYTES_MAX,
             )
+            opened.append(lambda: self._server.close(0))
             self._server.foreign = foreign
             hello = Hello(stream.node, CELL, stream.epoch, 0)
             self._publisher = Publisher(loop, self._context, self.events, hello, tune)
         except BaseException:
+            for close in reversed(opened):
+                close()
             self._context.destroy(linger=0)
             end_context(self._context)
             raise

@@ -7,6 +7,7 @@ exactly is the bus's business (bus/source.py, bus/view.py), over tcp as within a
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import Callable
 
@@ -29,6 +30,8 @@ from holdfast.bus.view import View
 from holdfast.bus.wire import Answer, Request
 from holdfast.config.settings import PeerSettings
 from holdfast.kernel.timers import DeadlineHeap, monotonic
+
+log = logging.getLogger(__name__)
 
 FIGURES_EVERY_S = 60.0
 FIRST_FIGURES_S = 3.0
@@ -85,6 +88,7 @@ class Peer:
         self._joined = joined
         self._refuse = refuse
         self._was_joined = False
+        self._misnamed = False
         self._connected_at = loop.time()
         self._questions: dict[int, tuple[int, int]] = {}
         self._forwards: set[asyncio.Future[Answer]] = set()
@@ -163,6 +167,10 @@ class Peer:
         asked = self._questions.pop(answer.id, None)
         if asked is None:
             return
+        if answer.node != self.name and not self._misnamed:
+            self._misnamed = True
+            log.error("node %s of [[peers]] calls itself %s: none of its events are taken", self.name, answer.node)
+            self._refuse(self.settings.endpoint, Refusal.FOREIGN, self.name, f"calls itself {answer.node}"[:100])
         self.clock.add(asked[0], time.monotonic_ns() - asked[1], answer.wall_ns)
         self._step(Answered(), monotonic())
 
