@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
+import time
 from pathlib import Path
 
 import click
 
-from holdfast.actors.runtime.messages import Reload, Reloaded
+from holdfast.actors.runtime.messages import (
+    Reload,
+    Reloaded,
+    Restart,
+    Restarting,
+    RestartProgress,
+    RestartProgressed,
+)
 from holdfast.actors.vrrp.messages import Done, Release, Resume
 from holdfast.bus.base import BusError
 from holdfast.bus.client import Client
@@ -45,6 +54,35 @@ def reload(timeout: float, run_dir: Path, as_json: bool) -> None:
         else:
             click.echo(f"refused: generation {reply.number} goes on", err=True)
     sys.exit(Exit.WELL if reply.ok else Exit.NOT_WELL)
+
+
+@click.command()
+@click.option("--timeout", default=60.0, show_default=True, help="Seconds to wait for the new version.")
+@run_dir_option
+@json_option
+def restart(timeout: float, run_dir: Path, as_json: bool) -> None:
+    """Let the installed version (and the configuration as it is now) take over the running daemon, without a failover.
+
+    If the new version does not get ready, nothing happens and the message says why.
+    """
+    began = time.monotonic()
+    reply = ask(run_dir, "supervisor", Restart(), timeout)
+    if not isinstance(reply, Restarting):
+        fail(str(getattr(reply, "message", reply)))
+    waiting: tuple[str, ...] = ("supervisor",)
+    while waiting:
+        if time.monotonic() - began > timeout:
+            fail(f"the new version has not taken over yet: {', '.join(waiting)}")
+        time.sleep(0.1)
+        with contextlib.suppress(BusError), Client(run_dir) as client:
+            progress = client.request("supervisor", RestartProgress(), timeout_s=1.0)
+            if isinstance(progress, RestartProgressed) and progress.epoch != reply.epoch:
+                waiting = progress.waiting
+    took_s = time.monotonic() - began
+    if as_json:
+        print_json({"ok": True, "pid": reply.pid, "seconds": round(took_s, 3)})
+    else:
+        click.echo(f"the new version runs as pid {reply.pid}, all cells are handed over ({took_s:.1f} s)")
 
 
 def _order(run_dir: Path, command: Command, as_json: bool) -> None:

@@ -15,6 +15,7 @@ COMMANDS = {
     "tail": "holdfast.cli.tail:tail",
     "why": "holdfast.cli.why:why",
     "reload": "holdfast.cli.control:reload",
+    "restart": "holdfast.cli.control:restart",
     "release": "holdfast.cli.control:release",
     "resume": "holdfast.cli.control:resume",
     "drain": "holdfast.cli.drain:drain",

@@ -118,10 +118,14 @@ def run(
         _enter(namespace)
     if record is not None:
         os.environ["HOLDFAST_RECORD"] = str(record.resolve())
-    from holdfast.actors.runtime import process, supervisor  # noqa: PLC0415 - not needed for -t and --signum
+    from holdfast.actors.runtime import handover, process, supervisor  # noqa: PLC0415 - not needed for -t and --signum
 
+    if handover.probing():
+        sys.exit(supervisor.probe(supervisor.Options(run_dir=run_dir.absolute(), load=reading.load)))
+    command = handover.Command.of_this_process()
+    taking_over = handover.taking_over()
     _configure_log(log_console, log_detail, log_facility, log_file, syslog=not no_syslog)
-    if not foreground:
+    if not foreground and not taking_over:
         process.daemonize()
     log = logging.getLogger("holdfast")
     log.info("Starting holdfast with %s", reading.path)
@@ -129,6 +133,7 @@ def run(
         _dump(reading, log)
     options = supervisor.Options(
         run_dir=run_dir.absolute(),
+        command=command,
         own_run_dir=str(run_dir) != DEFAULT_RUN_DIR,
         load=reading.load,
         pid_file=pid_file if pid_file is not None else run_dir.absolute() / "holdfast.pid",

@@ -65,6 +65,7 @@ class Child:
         self.hung = False
         self.crashes = 0
         self.stopping = False
+        self.handing_over = False
         self.applied = 0
         self.problem = ""
         self.last_event: EventId | None = None
@@ -91,11 +92,25 @@ class Child:
         if pid == 0:
             run_cell(start, theirs, parent)
         theirs.close()
+        self.status = CellStatus.STARTING
+        self._lives(pid, ours, loop, heard)
+
+    def adopt(self, pid: int, fd: int, loop: asyncio.AbstractEventLoop, heard: Callable[[Child, Orders], None]) -> None:
+        """The cell has a process that an older version of this program gave it."""
+        self.status = CellStatus.RUNNING
+        self._lives(pid, socket.socket(fileno=fd), loop, heard)
+
+    def _lives(
+        self,
+        pid: int,
+        ours: socket.socket,
+        loop: asyncio.AbstractEventLoop,
+        heard: Callable[[Child, Orders], None],
+    ) -> None:
         ours.setblocking(False)
         self.pid = pid
         self.orders = ours
         self.hung = False
-        self.status = CellStatus.STARTING
         self.started_at = self.heard_at = loop.time()
         self.exited = loop.create_future()
         loop.add_reader(ours.fileno(), self._readable, loop, heard)

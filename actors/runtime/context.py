@@ -71,6 +71,7 @@ class CellContext:
         self.died_at: Instant | None = None
         """When the former life of this cell ended, on the monotonic clock, as its supervisor saw it; None: unknown."""
         self._stop_hooks: list[StopHook] = []
+        self._hand_over_hooks: list[StopHook] = []
         self._dump_hooks: list[TextHook] = []
         self._statistics_hooks: list[TextHook] = []
         self._apply: dict[str, Apply] = {}
@@ -79,6 +80,17 @@ class CellContext:
     def on_stop(self, hook: StopHook) -> None:
         """`hook` is called at a clean stop, the last registered first; all of them share 2 s."""
         self._stop_hooks.append(hook)
+
+    def on_hand_over(self, hook: StopHook) -> None:
+        """`hook` may wait for the best moment before this cell ends for a successor that goes on from its state. No
+        stop hooks are called then: nothing is taken back, and nobody is told."""
+        self._hand_over_hooks.append(hook)
+
+    async def run_hand_over_hooks(self) -> None:
+        """Waits for all of them at once; one that fails is logged."""
+        for result in await asyncio.gather(*map(_awaited, self._hand_over_hooks), return_exceptions=True):
+            if isinstance(result, Exception):
+                log.error("a hand-over hook failed: %r", result)
 
     def on_dump(self, hook: TextHook) -> None:
         """`hook` adds its text to the dump that USR1 asks for."""
@@ -131,6 +143,12 @@ class CellContext:
     def statistics(self) -> str:
         """The texts of all statistics hooks, in order of registration."""
         return "".join(_text(hook) for hook in self._statistics_hooks)
+
+
+async def _awaited(hook: StopHook) -> None:
+    waiting = hook()
+    if inspect.isawaitable(waiting):
+        await waiting
 
 
 def _text(hook: TextHook) -> str:

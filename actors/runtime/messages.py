@@ -103,12 +103,34 @@ class CellRestarted(Reply, frozen=True, kw_only=True, tag="supervisor.restart-ce
     pid: int
 
 
+class Restart(Command, frozen=True, kw_only=True, tag="supervisor.restart"):
+    """Let another version of the program take over, without a failover. Subject `supervisor`."""
+
+
+class Restarting(Reply, frozen=True, kw_only=True, tag="supervisor.restart.reply"):
+    """The new version is ready and takes over now. epoch: of the supervisor that answers; the next one has another."""
+
+    pid: int
+    epoch: int
+
+
+class RestartProgress(Command, frozen=True, kw_only=True, tag="supervisor.restart-progress"):
+    """How far a hand-over is. Subject `supervisor`."""
+
+
+class RestartProgressed(Reply, frozen=True, kw_only=True, tag="supervisor.restart-progress.reply"):
+    """waiting: cells that still run the old version."""
+
+    epoch: int
+    waiting: tuple[str, ...]
+
+
 class Orders(msgspec.Struct, frozen=True):
     """Supervisor to cell over their socket pair, and back. Not on the bus.
 
-    op: to the cell `stop`, `dump`, `statistics`, `schedule` (data: a CellScheduling); from it `ready`, `beat`,
-    `applied`, `done`. removed: its things are
-    gone with it. grace_ms: how long to listen to others' last words first. cpu_ms: what getting ready cost.
+    op: to the cell `stop`, `hand-over`, `dump`, `statistics`, `schedule` (data: a CellScheduling); from it `ready`,
+    `beat`, `applied`, `done`. removed: its things are gone with it. grace_ms: how long to listen to others' last words
+    first. cpu_ms: what getting ready cost.
     """
 
     op: str

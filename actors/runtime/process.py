@@ -34,8 +34,10 @@ class RunDirectory:
         self.path = path
         self.lock_fd = -1
 
-    def take(self, node: str, wait_s: float = 1.0) -> None:
+    def take(self, node: str, wait_s: float = 1.0, *, held_fd: int | None = None) -> None:
         """Makes and locks it. Raises StartError when another daemon has it or it cannot be made.
+
+        held_fd: it is locked by this already.
 
         wait_s: the cells of a daemon that was just killed hold the lock until they are dead too, which is soon.
         """
@@ -46,7 +48,7 @@ class RunDirectory:
                 (self.path / name).mkdir(mode=0o750, exist_ok=True)
                 self._open_to_group(self.path / name)
             rundir.event_endpoint(self.path, "x" * 16)
-            self.lock_fd = os.open(self.path / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o640)
+            self.lock_fd = held_fd or os.open(self.path / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o640)
         except (OSError, ValueError) as error:
             raise StartError(f"run directory {self.path}: {error}") from None
         until = time.monotonic() + wait_s
@@ -66,7 +68,7 @@ class RunDirectory:
                 time.sleep(0.01)
         os.ftruncate(self.lock_fd, 0)
         os.pwrite(self.lock_fd, b"%d\n" % os.getpid(), 0)
-        self.remove_sockets()
+        self.remove_sockets(None if held_fd is None else "supervisor")
         (self.path / "node").write_text(f"{node}\n", encoding="utf-8")
 
     @staticmethod

@@ -6,12 +6,15 @@ The work is done in kernel/programs.py and kernel/program_access.py; here they m
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 from weakref import WeakKeyDictionary
 
 from holdfast.actors.runtime.context import CellContext
 from holdfast.config.values import Script, ScriptOptions
 from holdfast.kernel.program_access import Access, Host, Rules, prepare
 from holdfast.kernel.programs import ProgramRunner
+
+SETTLE_S = 1.0
 
 _runners: WeakKeyDictionary[asyncio.AbstractEventLoop, ProgramRunner] = WeakKeyDictionary()
 
@@ -25,7 +28,13 @@ def programs_of(context: CellContext) -> ProgramRunner:
     if runner is None:
         runner = _runners[context.loop] = ProgramRunner(context.loop)
         context.on_stop(runner.close)
+        context.on_hand_over(partial(_settled, runner))
     return runner
+
+
+async def _settled(runner: ProgramRunner) -> None:
+    """A program in progress is let finish before its cell is handed over, if it is quick."""
+    await runner.settled(SETTLE_S)
 
 
 def judge(script: Script, options: ScriptOptions, host: Host | None = None) -> Access:

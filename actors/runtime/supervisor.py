@@ -14,13 +14,14 @@ import importlib
 import logging
 import os
 import signal
+import sys
 import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import msgspec
 
-from holdfast.actors.runtime import placement, process, scheduling, surroundings
+from holdfast.actors.runtime import handover, placement, process, scheduling, surroundings
 from holdfast.actors.runtime.catalogue import warm
 from holdfast.actors.runtime.cell import CellStart, Start, start_of
 from holdfast.actors.runtime.children import Backoff, Child, waves_of
@@ -34,7 +35,11 @@ from holdfast.actors.runtime.messages import (
     Orders,
     Reload,
     Reloaded,
+    Restart,
     RestartCell,
+    Restarting,
+    RestartProgress,
+    RestartProgressed,
 )
 from holdfast.actors.runtime.placement import CellPlan
 from holdfast.actors.runtime.slices import SliceTeller
@@ -55,6 +60,7 @@ EXIT_MISTAKES = 5
 """keepalived's code for a configuration with mistakes in it: a reload does not take it."""
 LAST_WORDS_MS = 50
 APPLY_S = 10.0
+HAND_OVER_S = 2.5
 FRESH_START_CRASHES = 5
 """A cell that failed by itself so often in a row begins from nothing: perhaps it dies of the restored state."""
 
@@ -63,6 +69,7 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     """How a daemon is run. starters: room -> start function, for tests; rooms without one are imported.
 
     own_run_dir: False: nobody chose run_dir, so the `instance` and `net_namespace` keywords add to it.
+    command: how to start it again for `holdfast restart`; None: it cannot be.
     pid_file: None writes none. data_file, statistics_file: where USR1 and USR2 put their dumps.
     """
 
@@ -73,6 +80,7 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     data_file: Path = Path("/tmp/keepalived.data")
     statistics_file: Path = Path("/tmp/keepalived.stats")
     starters: Mapping[str, Start] = msgspec.field(default_factory=dict)
+    command: handover.Command | None = None
     ignore_sigint: bool = False
 
 
@@ -83,6 +91,21 @@ def run(options: Options) -> int:
     here (a pid file or a run directory in use), with the reason in the log.
     """
     return asyncio.run(Supervisor(options).run())
+
+
+def probe(options: Options) -> int:
+    """Whether a daemon could run with this version and this configuration: all is read and imported, nothing done."""
+    loaded = options.load()
+    if not loaded.exit_code and loaded.has_errors:
+        loaded.exit_code = EXIT_MISTAKES
+    if loaded.exit_code:
+        sys.stderr.write(f"{loaded.diagnostics}\n")
+        return loaded.exit_code
+    for plan in placement.plan(loaded.slices, loaded.settings).values():
+        for room in plan.rooms:
+            start_of(room)
+            warm(room)
+    return 0
 
 
 class Supervisor:
@@ -104,6 +127,9 @@ class Supervisor:
         self._applied = asyncio.Event()
         self._ready_said = False
         self._hurry = surroundings.Hurry(Path("/nonexistent"))
+        self._left = handover.left()
+        self._handing: set[str] = set()
+        """Cells that still run the version before this one."""
         self._dumps = Dumps(options.run_dir)
         self._looked_at = 0.0
         self.process = ProcessOptions()
@@ -114,7 +140,8 @@ class Supervisor:
     async def run(self) -> int:
         """From the first reading of the configuration to the exit code."""
         self.loop = asyncio.get_running_loop()
-        self._hurry = surroundings.Hurry(self.options.run_dir)
+        if self._left is None:
+            self._hurry = surroundings.Hurry(self.options.run_dir)
         reading = self.loop.create_task(load_apart(self.options.load, hurried=self._hurry.on))
         await asyncio.sleep(0)
         # While another process reads the configuration, this one imports what hardly any can do without.
@@ -132,7 +159,7 @@ class Supervisor:
             self._run_dir = process.RunDirectory(run_dir)
         try:
             surroundings.enter(self.process)
-            self._run_dir.take(loaded.settings.node)
+            self._run_dir.take(loaded.settings.node, held_fd=None if self._left is None else self._left.lock_fd)
             if self._pid_file is not None:
                 self._pid_file.write()
         except process.StartError as error:
@@ -143,7 +170,8 @@ class Supervisor:
         try:
             options = self.process
             seconds = options.startup_script_timeout_s
-            await surroundings.run_script("startup_script", options.startup_script, seconds, options)
+            if self._left is None:
+                await surroundings.run_script("startup_script", options.startup_script, seconds, options)
             self._start(loaded)
             await self._stop_asked.wait()
             await self._stop()
@@ -158,7 +186,7 @@ class Supervisor:
         return 0
 
     def _start(self, loaded: LoadedConfig) -> None:
-        self.number = 1
+        self.number = 1 if self._left is None else self._left.number
         plans = placement.plan(loaded.slices, self.settings)
         self._import(plans)
         # Everything that is there now is there for good: cells share these pages as long as nobody writes to them.
@@ -174,12 +202,20 @@ class Supervisor:
         ):
             self.loop.add_signal_handler(number, handler)
         wanted_at = self.loop.time()
+        adopted = {} if self._left is None else {cell.name: cell for cell in self._left.cells}
         for plan in plans.values():
-            self._add(plan, wanted_at)
+            if plan.name in adopted:
+                self._adopt(plan, adopted[plan.name])
+            else:
+                self._add(plan, wanted_at)
+        leaving = [self._adopt(CellPlan(name, (), {}), cell) for name, cell in adopted.items() if name not in plans]
         # The first cells are forked before this process has a socket or a thread of its own.
         self.bus = CellBus(self.loop, self.options.run_dir, self.settings.node, "supervisor", keep=False)
         self.bus.serve("supervisor", self._serve)
         self._slices = SliceTeller(self.bus)
+        handover.go_on()
+        for child in leaving:
+            del self.children[child.name]
         for child in self.children.values():
             self._slices.tell(child.plan, self.number, self.settings)
             self._tell_state(child, Reason(kind=ReasonKind.STARTED, node=self.bus.node, subject=f"cell/{child.name}"))
@@ -191,6 +227,8 @@ class Supervisor:
         if self._systemd.watchdog_s:
             self._watchdog()
         self._say_ready()
+        if adopted:
+            self._spawn(self._hand_over_cells(leaving))
 
     def _import(self, plans: Mapping[str, CellPlan]) -> None:
         """What the cells need is imported, and read, once, here."""
@@ -217,6 +255,75 @@ class Supervisor:
         child.wanted_at = wanted_at
         self.children[plan.name] = child
         self._fork(child)
+
+    def _adopt(self, plan: CellPlan, cell: handover.Adopted) -> Child:
+        cells = self.settings.cells
+        child = Child(plan, Backoff(cells.backoff_first_s, cells.backoff_last_s, cells.stable_after_s))
+        self.children[plan.name] = child
+        child.restarts = cell.restarts
+        child.applied = self.number
+        child.adopt(cell.pid, cell.fd, self.loop, self._heard)
+        self._handing.add(plan.name)
+        return child
+
+    async def _hand_over_cells(self, leaving: list[Child]) -> None:
+        """Each cell of the old version makes room for one of this, the next when that runs."""
+        self._reap()
+        if leaving:
+            self._handing -= {child.name for child in leaving}
+            await self._end_cells(leaving, self.loop.time() + STOP_S, removed=True)
+        for child in list(self.children.values()):
+            gone = child.exited
+            if child.name not in self._handing or not child.alive or gone is None:
+                continue
+            child.handing_over = True
+            if not child.tell(Orders("hand-over")):
+                child.kill()
+            await asyncio.wait([gone], timeout=HAND_OVER_S)
+            if not gone.done():
+                log.error("cell %s (pid %d) does not hand over: killed", child.name, child.pid)
+                child.kill()
+                await asyncio.wait([gone], timeout=1.0)
+            until = self.loop.time() + APPLY_S
+            while child.status is not CellStatus.RUNNING and self.loop.time() < until:
+                self._applied.clear()
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(self._applied.wait(), 1.0)
+            self._handing.discard(child.name)
+        self._handing.clear()
+        log.info("all cells are handed over")
+
+    async def _restart(self) -> Reply:
+        """Sees whether the new version gets ready; then it is executed in place of this one."""
+        command = self.options.command
+        if command is None or self._handing:
+            return Failed(code="no-restart", message="this daemon cannot be replaced now")
+        async with self._reload_lock:
+            problem = await handover.probe(command)
+        if problem:
+            log.error("no restart: %s", problem)
+            return Failed(code="not-ready", message=problem)
+        self.loop.call_later(LAST_WORDS_MS / 1000, self._become, command)
+        return Restarting(pid=os.getpid(), epoch=self.bus.epoch)
+
+    def _become(self, command: handover.Command) -> None:
+        cells = tuple(
+            handover.Adopted(child.name, child.pid, child.orders.fileno(), child.restarts)
+            for child in self.children.values()
+            if child.alive and not child.stopping and child.orders is not None
+        )
+        log.info("another version of this program takes over")
+        self._systemd.reloading()
+        wanted = self._place.wanted
+        self._place.put(scheduling.CellScheduling())  # loading the new code must not be in the way of the cells
+        try:
+            handover.become(
+                command, handover.HandOver(self._run_dir.lock_fd, self.number, cells), self._systemd.environment
+            )
+        except OSError as error:
+            log.error("the new version cannot be executed: %s; this one goes on", error)
+            self._place.put(wanted)
+            self._systemd.ready(self._summary())
 
     def _fork(self, child: Child) -> None:
         child.restart_timer = None
@@ -302,6 +409,11 @@ class Supervisor:
             return
         child.status = CellStatus.DEAD
         child.died_at_ns = time.monotonic_ns()
+        if child.handing_over:
+            child.handing_over = False
+            child.wanted_at = now
+            self._fork(child)
+            return
         delay_s = child.backoff.died(lived_s)
         by_itself = number not in (signal.SIGKILL, signal.SIGTERM)
         child.crashes = child.crashes + 1 if by_itself and child.backoff.failures > 1 else int(by_itself)
@@ -487,6 +599,10 @@ class Supervisor:
                 pid = child.pid
                 child.kill()
                 return CellRestarted(cell=name, pid=pid)
+            case Restart():
+                return self._spawn(self._restart())
+            case RestartProgress():
+                return RestartProgressed(epoch=self.bus.epoch, waiting=tuple(sorted(self._handing)))
         return Failed(code="unknown-command", message=f"the supervisor does not know {type(command).__name__}")
 
     async def _reload_reply(self) -> Reply:

@@ -7,11 +7,15 @@ import time
 
 import sdnotify
 
+_VARIABLES = ("NOTIFY_SOCKET", "WATCHDOG_PID", "WATCHDOG_USEC")
+
 
 class Systemd:
     """Every method is silent when NOTIFY_SOCKET is not set."""
 
     def __init__(self) -> None:
+        self.environment = {name: os.environ[name] for name in _VARIABLES if name in os.environ}
+        """What systemd gave us, for another version that goes on in our place."""
         self._notifier = sdnotify.SystemdNotifier()
         self.enabled = bool(os.environ.get("NOTIFY_SOCKET"))
         # What the cells execute must not speak for the daemon.

@@ -118,6 +118,8 @@ class Engine:
         self._renewals: deque[tuple[Batch, object]] = deque()
         self._slots: dict[int, list[Beating]] = {}
         self._failed: set[int] = set()
+        self._sent = False
+        self._watchers: list[Callable[[], None]] = []
         self._filters: dict[int, Line] = {}
         self.stamps = stamps if stamps is not None else Stamps(None)
         self._announcements: list[tuple[Frames, int, Receiver]] = []
@@ -298,6 +300,10 @@ class Engine:
         self._afterwards.append(call)
         self._schedule()
 
+    def when_sent(self, call: Callable[[], None]) -> None:
+        """`call()` once, right after adverts have left the next time."""
+        self._watchers.append(call)
+
     def drop_announcements(self, owner: object) -> None:
         """Announcements and renewals of an instance that lets its addresses go are not sent any more."""
         self._announcements = [item for item in self._announcements if item[2] is not owner]
@@ -343,6 +349,11 @@ class Engine:
         for batch, owner in requests:
             for error in self.kernel.requests.collect(batch):
                 self._tell(owner, error)
+        if self._watchers and self._sent:
+            watchers, self._watchers = self._watchers, []
+            for watcher in watchers:
+                watcher()
+        self._sent = False
 
     def _take_renewals(self, requests: list[tuple[Batch, object]]) -> None:
         if self._failed:
@@ -360,6 +371,7 @@ class Engine:
     def _send_adverts(self) -> None:
         lines, self._dirty = self._dirty, []
         self._queued = 0
+        self._sent = True
         for line in lines:
             messages, line.adverts = line.adverts, []
             senders, line.senders = line.senders, []

@@ -5,6 +5,7 @@ It owns the actors, hands them facts and keeps no protocol state of its own. One
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
@@ -59,6 +60,7 @@ from holdfast.kernel.stamps import Stamps
 log = logging.getLogger("holdfast.vrrp")
 
 REMEMBER_EVERY = Duration(10 * S)
+HAND_OVER_WAIT_S = 1.2
 WORK_TURN = Duration(4 * MS)
 """A reload lets adverts and packets in after so much work."""
 
@@ -109,6 +111,7 @@ class Room:
         if kernel is None:
             self._remember(self._started_at)
         ctx.on_stop(self._stop)
+        ctx.on_hand_over(self._between_adverts)
         ctx.on_statistics(lambda: "".join(statistics_text(actor) for actor in self.actors.values()))
         ctx.on_dump(lambda: "".join(dump_text(actor) for actor in self.actors.values()))
         ctx.slices("vrrp", self._apply)
@@ -412,6 +415,14 @@ class Room:
             member.take(fact)
         self.engine.flush()
         return Done(message=f"{actor.instance.name} {message} (now {actor.machine.state})")
+
+    async def _between_adverts(self) -> None:
+        """The successor has nearly an interval of time right after our adverts have left."""
+        if not any(True for _ in self._masters()):
+            return
+        sent: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.engine.when_sent(lambda: None if sent.done() else sent.set_result(None))
+        await asyncio.wait([sent], timeout=HAND_OVER_WAIT_S)
 
     async def _stop(self) -> None:
         """Priority 0, addresses gone, STOP told: instances first, then groups; then what was changed on this host."""

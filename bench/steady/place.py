@@ -28,7 +28,7 @@ sys.path[:0] = [str(Path(__file__).resolve().parent.parent)]
 
 from lab import HOLDFAST, NS, SEARCH, Lab, NetNs, cpu_s, finish, pss_mib, table, tree, wait_until
 
-__all__ = ["NS", "Lab", "NetNs", "cpu_s", "finish", "pss_mib", "table", "tree"]
+__all__ = ["HOLDFAST", "NS", "Lab", "NetNs", "cpu_s", "finish", "pss_mib", "table", "tree"]
 
 SO_TIMESTAMPNS = 35
 SO_RCVBUFFORCE = 33
