@@ -33,6 +33,8 @@ case "${1:-}" in
         want ipvsadm ipvsadm
         want linux.uml user-mode-linux
         want depmod kmod
+        want node nodejs
+        want npm npm
         want systemd-analyze systemd
         want setpriv util-linux
         ;;
