@@ -96,7 +96,7 @@ def run(cluster: Cluster, subscribers: int, rate: float, seconds: float) -> dict
         "received": received,
         "lost": sent * subscribers - received,
         "cpu_us": cpu / max(sent, 1) * 1e6,
-        "frame": sum(each["bytes"] for each in figures) / max(received, 1),
+        "frame": figures[0]["frame"],
         "wire": (after - size) / max(received, 1),
         "packets": (packets_after - packets) / max(received, 1),
         **{name: worst[name] for name in ("p50", "p90", "p99", "p999", "max")},
