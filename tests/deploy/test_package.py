@@ -101,10 +101,9 @@ def test_every_module_can_be_imported(place: Path) -> None:
 def test_the_command_works(place: Path) -> None:
     assert run(place, "holdfast", "--version").stdout.split()[-1] == VERSION
     good, bad = place / "good.conf", place / "bad.conf"
-    text = "vrrp_instance VI_1 {\n  interface lo\n  virtual_router_id 1\n  priority 100\n  WORD\n}\n"
-    good.write_text(text.replace("WORD", "advert_int 1"))
-    bad.write_text(text.replace("WORD", "advert_itn 1"))
+    good.write_text("global_defs {\n  router_id lb1\n}\n")
+    bad.write_text("global_defs {\n  ruoter_id lb1\n}\n")
     done = run(place, "holdfast", "check", "-f", str(good))
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
     done = run(place, "holdfast", "check", "-f", str(bad))
-    assert done.returncode == 5 and "bad.conf:5:3" in done.stdout + done.stderr
+    assert done.returncode == 5 and "bad.conf:2:3" in done.stdout + done.stderr

@@ -135,8 +135,17 @@ def test_it_ends_by_itself_in_less_than_a_minute_and_shows_everything(piped: Dem
     piped.assert_nothing_is_left()
 
 
-@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
-@pytest.mark.parametrize("when", [BUILDING, r"cell/protocol running", r"== the process that speaks VRRP"])
+@pytest.mark.parametrize(
+    ("how", "when"),
+    [
+        (signal.SIGINT, BUILDING),
+        (signal.SIGTERM, BUILDING),
+        (signal.SIGHUP, BUILDING),
+        (signal.SIGINT, r"cell/protocol running"),
+        (signal.SIGTERM, r"cell/protocol running"),
+        (signal.SIGHUP, r"== the process that speaks VRRP"),
+    ],
+)
 def test_a_signal_at_any_time_leaves_nothing(demo: Demo, how: signal.Signals, when: str) -> None:
     if when == BUILDING:
         demo.until_building()
