@@ -204,14 +204,14 @@ class Hearing:
         return min((port.next_read for port in self._ports.values() if port.polled), default=0)
 
     def _readable(self, port: _Port) -> None:
-        """Reads until the socket is empty; begins to poll when that happens more than twice as often as polling."""
+        """Reads until the socket is empty; begins to poll when that happens more often than polling would."""
         self._drain(port)
         now = time.monotonic_ns()
         port.read_at = now
         port.wakes += 1
         if now >= port.window_until:
             pause = self._poll_pause
-            if port.wakes > 2 * _WINDOW and now < port.window_until + _WINDOW * pause and port.key in self._ports:
+            if port.wakes > _WINDOW and now < port.window_until + _WINDOW * pause and port.key in self._ports:
                 self._loop.remove_reader(port.receiver.fileno())
                 port.polled = True
                 port.next_read = now + pause
