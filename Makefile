@@ -69,6 +69,9 @@ bench: venv setup-test
 	$(PY) bench/vrrp_failover.py
 	$(PY) bench/vrrp_takeover.py
 	$(PY) bench/vrrp_rest.py
+	$(PY) bench/bfd/detection.py
+	$(PY) bench/bfd/cost.py
+	$(PY) bench/bfd/reaction.py
 
 docs: venv
 	$(PY) -m holdfast.cli.docs docs

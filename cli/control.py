@@ -9,6 +9,7 @@ from pathlib import Path
 
 import click
 
+from holdfast.actors.bfd.messages import BfdDisable, BfdDone, BfdEnable
 from holdfast.actors.runtime.messages import (
     Reload,
     Reloaded,
@@ -85,11 +86,11 @@ def restart(timeout: float, run_dir: Path, as_json: bool) -> None:
         click.echo(f"the new version runs as pid {reply.pid}, all cells are handed over ({took_s:.1f} s)")
 
 
-def _order(run_dir: Path, command: Command, as_json: bool) -> None:
-    reply = ask(run_dir, "vrrp", command, 5.0)
+def _order(run_dir: Path, command: Command, as_json: bool, *, subject: str = "vrrp") -> None:
+    reply = ask(run_dir, subject, command, 5.0)
     if isinstance(reply, Failed):
         fail(reply.message)
-    message = reply.message if isinstance(reply, Done) else str(reply)
+    message = reply.message if isinstance(reply, Done | BfdDone) else str(reply)
     if as_json:
         print_json({"ok": True, "message": message})
     else:
@@ -113,3 +114,27 @@ def release(instance: str, reason: str, run_dir: Path, as_json: bool) -> None:
 def resume(instance: str, run_dir: Path, as_json: bool) -> None:
     """End the maintenance of INSTANCE: it takes part in elections again."""
     _order(run_dir, Resume(instance=instance), as_json)
+
+
+@click.group()
+def bfd() -> None:
+    """Take a BFD session out of service and back; its peer is told and does not take it for a failure."""
+
+
+@bfd.command(name="disable")
+@click.argument("session")
+@click.option("--why", "reason", default="", help="Kept in the event, for those who ask later.")
+@run_dir_option
+@json_option
+def bfd_disable(session: str, reason: str, run_dir: Path, as_json: bool) -> None:
+    """SESSION goes to AdminDown until `enable`."""
+    _order(run_dir, BfdDisable(session=session, why=reason), as_json, subject="bfd")
+
+
+@bfd.command(name="enable")
+@click.argument("session")
+@run_dir_option
+@json_option
+def bfd_enable(session: str, run_dir: Path, as_json: bool) -> None:
+    """End of `disable`."""
+    _order(run_dir, BfdEnable(session=session), as_json, subject="bfd")

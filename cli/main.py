@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import importlib
+import sys
 from importlib.metadata import PackageNotFoundError, version
 
 import click
+
+from holdfast.cli import hurry
 
 COMMANDS = {
     "run": "holdfast.cli.run:run",
@@ -20,6 +23,7 @@ COMMANDS = {
     "resume": "holdfast.cli.control:resume",
     "drain": "holdfast.cli.drain:drain",
     "keys": "holdfast.cli.keys:keys",
+    "bfd": "holdfast.cli.control:bfd",
     "schema": "holdfast.cli.schema:schema",
     "replay": "holdfast.cli.replay:replay_command",
     "genhash": "holdfast.cli.genhash:genhash",
@@ -48,6 +52,8 @@ class LazyGroup(click.Group):
         target = COMMANDS.get(cmd_name)
         if target is None:
             return None
+        if cmd_name == "run":
+            hurry.begin(sys.argv)
         module, _, name = target.partition(":")
         command = getattr(importlib.import_module(module), name)
         assert isinstance(command, click.Command)

@@ -458,7 +458,7 @@ def tracker_fact(envelope: Envelope) -> TrackerReported | None:
         case ProcessQuorum():
             evidence = {**event.reason.evidence}
             return TrackerReported(TrackerKind.PROCESS, event.process, event.achieved, evidence=evidence, causes=causes)
-        case BfdStateChanged():
+        case BfdStateChanged(vrrp=True):
             evidence = {**event.reason.evidence}
             return TrackerReported(TrackerKind.BFD, event.session, event.tracker_up, evidence=evidence, causes=causes)
     return None
