@@ -6,7 +6,7 @@ import logging
 from collections.abc import Awaitable, Callable
 
 from holdfast.actors.ipvs.config import IpvsGlobals, VirtualServer
-from holdfast.actors.ipvs.marks import Marks
+from holdfast.actors.ipvs.marks import Marks, removal
 from holdfast.kernel.base import KernelError
 
 log = logging.getLogger("holdfast.ipvs")
@@ -40,14 +40,14 @@ class Marking:
         script = self.marks.script(settings)
         old, self._there = self._there, (settings.nftables_table, script)
         if old[1] and (old[0] != settings.nftables_table or not script):
-            await self._run(f"delete table inet {old[0]}\n", str(old[0]))
+            await self._run(removal(str(old[0])), str(old[0]))
         if script:
             await self._run(script, str(settings.nftables_table))
 
     async def remove(self) -> None:
         """The clean stop."""
         if self._there[1]:
-            await self._run(f"delete table inet {self._there[0]}\n", str(self._there[0]))
+            await self._run(removal(str(self._there[0])), str(self._there[0]))
             self._there = (None, "")
 
     async def _run(self, script: str, table: str) -> None:

@@ -69,20 +69,25 @@ class Marks:
         table = settings.nftables_table
         if table is None or not self._members:
             return ""
-        lines = [f"add table inet {table}", f"delete table inet {table}", f"table inet {table} {{"]
-        rules: list[str] = []
-        for protocol in _PROTOCOLS:
-            for family in (4, 6):
+        lines = [removal(table).rstrip()]
+        # A table for each family: not every kernel has nftables' family inet.
+        for family in (4, 6):
+            maps: list[str] = []
+            rules: list[str] = []
+            for protocol in _PROTOCOLS:
                 for any_port in (False, True):
                     elements = list(self._elements(protocol, family, any_port=any_port))
                     if elements:
-                        name = f"{protocol}_map{family}{'_any' if any_port else ''}"
-                        lines.extend(_map(name, family, elements, any_port=any_port))
+                        name = f"{protocol}_map{'_any' if any_port else ''}"
+                        maps.extend(_map(name, family, elements, any_port=any_port))
                         rules.append(_rule(name, protocol, family, any_port=any_port, settings=settings))
-        lines.append("    chain in {")
-        lines.append(f"        type filter hook input priority {settings.nftables_priority}; policy accept;")
-        lines.extend(f"        {rule}" for rule in rules)
-        lines.extend(("    }", "}"))
+            if rules:
+                lines.append(f"table {_HEADERS[family]} {table} {{")
+                lines.extend(maps)
+                lines.append("    chain in {")
+                lines.append(f"        type filter hook input priority {settings.nftables_priority}; policy accept;")
+                lines.extend(f"        {rule}" for rule in rules)
+                lines.extend(("    }", "}"))
         return "\n".join(lines) + "\n"
 
     def _elements(self, protocol: str, family: int, *, any_port: bool) -> Iterable[str]:
@@ -96,6 +101,11 @@ class Marks:
                 last = member.last if member.last not in (None, member.first) else None
                 addresses = f"{member.first}-{last}" if last else str(member.first)
                 yield f"{addresses} : {mark}" if any_port else f"{addresses} . {member.port} : {mark}"
+
+
+def removal(table: str) -> str:
+    """Removes our tables, whether they are there or not."""
+    return "".join(f"add table {family} {table}\ndelete table {family} {table}\n" for family in _HEADERS.values())
 
 
 def _key(name: str, family: int) -> str:

@@ -7,7 +7,7 @@ from pools import real
 from test_ipvs_room import House
 
 from holdfast.actors.ipvs.config import GroupMember, IpvsGlobals, VirtualServer
-from holdfast.actors.ipvs.marks import Marks
+from holdfast.actors.ipvs.marks import Marks, removal
 from holdfast.actors.ipvs.room import Room
 
 RANGE4 = GroupMember(family=4, first="10.0.0.1", last="10.0.0.9", port=80)
@@ -56,29 +56,36 @@ def test_the_firewalls_text() -> None:
     marks.rewrite(group("A", RANGE4, SINGLE4), ON)
     marks.rewrite(group("B", RANGE6, protocol="udp"), ON)
     assert marks.script(ON) == (
-        "add table inet keepalived_ipvs\n"
-        "delete table inet keepalived_ipvs\n"
-        "table inet keepalived_ipvs {\n"
-        "    map tcp_map4 {\n"
+        "add table ip keepalived_ipvs\n"
+        "delete table ip keepalived_ipvs\n"
+        "add table ip6 keepalived_ipvs\n"
+        "delete table ip6 keepalived_ipvs\n"
+        "table ip keepalived_ipvs {\n"
+        "    map tcp_map {\n"
         "        type ipv4_addr . inet_service : mark\n"
         "        flags interval\n"
         "        elements = { 10.0.0.1-10.0.0.9 . 80 : 1000 }\n"
         "    }\n"
-        "    map tcp_map4_any {\n"
+        "    map tcp_map_any {\n"
         "        type ipv4_addr : mark\n"
         "        flags interval\n"
         "        elements = { 10.0.1.1 : 1000 }\n"
         "    }\n"
-        "    map udp_map6 {\n"
+        "    chain in {\n"
+        "        type filter hook input priority -1; policy accept;\n"
+        "        meta l4proto tcp meta mark set ip daddr . tcp dport map @tcp_map\n"
+        "        meta l4proto tcp meta mark set ip daddr map @tcp_map_any\n"
+        "    }\n"
+        "}\n"
+        "table ip6 keepalived_ipvs {\n"
+        "    map udp_map {\n"
         "        type ipv6_addr . inet_service : mark\n"
         "        flags interval\n"
         "        elements = { fd00::1-fd00::9 . 443 : 1001 }\n"
         "    }\n"
         "    chain in {\n"
         "        type filter hook input priority -1; policy accept;\n"
-        "        meta l4proto tcp meta mark set ip daddr . tcp dport map @tcp_map4\n"
-        "        meta l4proto tcp meta mark set ip daddr map @tcp_map4_any\n"
-        "        meta l4proto udp meta mark set ip6 daddr . udp dport map @udp_map6\n"
+        "        meta l4proto udp meta mark set ip6 daddr . udp dport map @udp_map\n"
         "    }\n"
         "}\n"
     )
@@ -101,8 +108,8 @@ async def test_the_room_loads_the_maps_and_serves_by_mark() -> None:
     assert len(loaded) == count
     await house.configure(group("A", RANGE4))
     assert len(house.table.table) == 9
-    assert loaded[-1] == "delete table inet t\n"
+    assert loaded[-1] == removal("t")
     await house.configure(group("A", RANGE4), nftables_table="t")
     assert [str(key) for key in house.table.table] == ["FWM 1000"]
     await house.stop()
-    assert loaded[-1] == "delete table inet t\n"
+    assert loaded[-1] == removal("t")
