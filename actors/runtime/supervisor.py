@@ -126,8 +126,9 @@ class Supervisor:
         self._slices: SliceTeller
         self._applied = asyncio.Event()
         self._ready_said = False
-        self._hurry = surroundings.Hurry(Path("/nonexistent"))
+        self._hurry = surroundings.Hurry()
         self._left = handover.left()
+        self._handing_over: asyncio.Task[Reply] | None = None
         self._handing: set[str] = set()
         """Cells that still run the version before this one."""
         self._dumps = Dumps(options.run_dir)
@@ -140,8 +141,6 @@ class Supervisor:
     async def run(self) -> int:
         """From the first reading of the configuration to the exit code."""
         self.loop = asyncio.get_running_loop()
-        if self._left is None:
-            self._hurry = surroundings.Hurry(self.options.run_dir)
         reading = self.loop.create_task(load_apart(self.options.load, hurried=self._hurry.on))
         await asyncio.sleep(0)
         # While another process reads the configuration, this one imports what hardly any can do without.
@@ -174,6 +173,9 @@ class Supervisor:
                 await surroundings.run_script("startup_script", options.startup_script, seconds, options)
             self._start(loaded)
             await self._stop_asked.wait()
+            if self._handing_over is not None:
+                # A cell that is between two versions has nobody who could take its addresses back.
+                await asyncio.wait([self._handing_over], timeout=APPLY_S)
             await self._stop()
             options = self.process
             seconds = options.shutdown_script_timeout_s
@@ -228,7 +230,7 @@ class Supervisor:
             self._watchdog()
         self._say_ready()
         if adopted:
-            self._spawn(self._hand_over_cells(leaving))
+            self._handing_over = self._spawn(self._hand_over_cells(leaving))
 
     def _import(self, plans: Mapping[str, CellPlan]) -> None:
         """What the cells need is imported, and read, once, here."""

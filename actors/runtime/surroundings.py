@@ -22,21 +22,18 @@ log = logging.getLogger(__name__)
 
 KILL_AFTER_S = 1.0
 HURRIED_NICE = -20
+NICE_VARIABLE = "HOLDFAST_NICE"
 
 
 class Hurry:
     """The first second after a crash, ahead of ordinary processes: addresses wait for us until their leases run out.
 
-    Only where a former life left something to go on from. `over` gives the priority back.
+    The command line has begun it (cli/hurry.py) before it loaded this program; `over` gives the priority back.
     """
 
-    def __init__(self, run_dir: Path) -> None:
-        self._nice: int | None = None
-        with contextlib.suppress(OSError):
-            if any((run_dir / "state").iterdir()):
-                nice = os.getpriority(os.PRIO_PROCESS, 0)
-                os.setpriority(os.PRIO_PROCESS, 0, HURRIED_NICE)
-                self._nice = nice
+    def __init__(self) -> None:
+        nice = os.environ.pop(NICE_VARIABLE, "")
+        self._nice = int(nice) if nice else None
 
     @property
     def on(self) -> bool:
