@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import resource
 import shutil
 import signal
 import time
@@ -262,6 +263,8 @@ class Directors:
         self.close()
 
     def _open(self) -> None:
+        # Both ends of every connection are in this process.
+        resource.setrlimit(resource.RLIMIT_NOFILE, (16384, 16384))
         for name in ("sw", "cli", "srv"):
             run("ip", "netns", "add", name)
         run("ip", "-n", "sw", "link", "add", "br0", "type", "bridge")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 
 import pytest
@@ -35,7 +36,18 @@ def _everything_goes_on(pair: Directors, since: list[int]) -> None:
     assert broken == []
 
 
+class Watch:
+    """Says when what happened, for whoever reads the output."""
+
+    def __init__(self) -> None:
+        self.started = time.monotonic()
+
+    def __call__(self, text: object) -> None:
+        print(f"{time.monotonic() - self.started:7.1f} s  {text}", flush=True)
+
+
 def test_a_thousand_connections_outlive_each_director_in_turn(pair: Directors) -> None:
+    say = Watch()
     first, second = pair.master, pair.backup
     pair.until(lambda: first.peer().get("phase") == "following", "the backup follows")
     pair.crowd.begin(CONNECTIONS)
@@ -43,11 +55,15 @@ def test_a_thousand_connections_outlive_each_director_in_turn(pair: Directors) -
     pair.until(lambda: len(second.connections()) >= CONNECTIONS, "the backup has all connections")
     assert all(words[8] == "SYNC" for words in second.connections())
 
+    say(f"{CONNECTIONS} connections on both: {first.peer()}")
+
     # The master dies with its host.
     first.die()
     since = pair.crowd.rounds()
     pair.until(second.is_master, "the backup takes over")
     _everything_goes_on(pair, since)
+
+    say("all go on over the second")
 
     # It comes back with nothing, and gets everything.
     first.boot()
@@ -56,8 +72,11 @@ def test_a_thousand_connections_outlive_each_director_in_turn(pair: Directors) -
     assert second.peer()["lacking"] == 0
     assert not first.is_master()
 
+    say(f"all are on the newcomer: {second.peer()}")
+
     # Then the other one dies.
     second.die()
     since = pair.crowd.rounds()
     pair.until(first.is_master, "it takes back")
     _everything_goes_on(pair, since)
+    say("all go on over the first again")

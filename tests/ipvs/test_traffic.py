@@ -50,27 +50,7 @@ virtual_server {vip} {port} {{
 """
 
 
-GROUP = f"""
-global_defs {{
-  nftables_ipvs
-}}
-virtual_server_group G {{
-  {VIP4} 85
-  10.2.0.101-109 85
-}}
-virtual_server group G {{
-  delay_loop 0.5
-  lvs_sched rr
-  lvs_method NAT
-  protocol TCP
-  real_server {real(1, 4)} {NAT} {{
-  }}
-  real_server {real(2, 4)} {NAT} {{
-  }}
-}}
-"""
-
-CONFIG = GROUP + "".join(_service(port, family) for port in METHODS for family in (4, 6))
+CONFIG = "".join(_service(port, family) for port in METHODS for family in (4, 6))
 
 
 @pytest.fixture(scope="module")
@@ -85,7 +65,7 @@ def net() -> Iterator[Net]:
                 for port, method in METHODS.items():
                     servers.up(real(number, family) if method == "NAT" else (VIP4, VIP6)[family == 6], port)
         net.start()
-        net.until(lambda: len(net.table()) == 33, "start", 60)
+        net.until(lambda: len(net.table()) == 30, "start", 60)
         time.sleep(2)
         yield net
     finally:
@@ -96,11 +76,6 @@ def net() -> Iterator[Net]:
 @pytest.mark.parametrize("vip", [VIP4, VIP6])
 def test_connections_reach_both_servers(net: Net, vip: str, port: int) -> None:
     assert net.client.answers(vip, port) == {"s1", "s2"}
-
-
-def test_a_group_by_nftables_is_one_service(net: Net) -> None:
-    assert [line for line in net.table() if "-A -f" in line] == ["-A -f 1000 -s rr"]
-    assert net.client.answers(VIP4, 85) == {"s1", "s2"}
 
 
 @pytest.mark.parametrize("family", [4, 6])
