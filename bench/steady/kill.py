@@ -45,7 +45,9 @@ def one(site: Site, what: str, rng: random.Random) -> dict[str, float]:
     }
 
 
-def measure(program: str, plan: Plan, whats: list[str], rounds: int, settings: str) -> dict[str, list[dict[str, float]]]:
+def measure(
+    program: str, plan: Plan, whats: list[str], rounds: int, settings: str
+) -> dict[str, list[dict[str, float]]]:
     """All rounds of one program."""
     rng = random.Random(1)
     found: dict[str, list[dict[str, float]]] = {what: [] for what in whats}

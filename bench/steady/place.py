@@ -26,7 +26,7 @@ from typing import NamedTuple
 
 sys.path[:0] = [str(Path(__file__).resolve().parent.parent)]
 
-from lab import HOLDFAST, NS, SEARCH, Lab, NetNs, cpu_s, finish, pss_mib, table, tree, wait_until
+from lab import HOLDFAST, NS, SEARCH, Lab, NetNs, cpu_s, finish, pss_mib, table, tree, wait_until  # noqa: E402
 
 __all__ = ["HOLDFAST", "NS", "Lab", "NetNs", "cpu_s", "finish", "pss_mib", "table", "tree"]
 
