@@ -212,6 +212,14 @@ def test_failover_with_the_rights_of_the_unit_alone() -> None:
         assert journal.stat().st_uid == USER_ID
         assert "became MASTER" in ours.command("why", "vrrp/VI_1", "--limit", "9").stdout
 
+        # Its part of a dump comes too, although it can make no file in the run directory.
+        dump = Path("/tmp/keepalived.stats")
+        dump.unlink(missing_ok=True)
+        ours.process.send_signal(signal.SIGUSR2)
+        until(dump.exists, what="the dump")
+        gateways = dump.read_text().partition("cell gateway")[2].partition("------< cell")[0]
+        assert "journal: " in gateways and "no answer" not in gateways
+
         # The gateway is killed: its successor begins as root again and goes the same way.
         os.kill(gateway, signal.SIGKILL)
         until(lambda: ours.pid_of("gateway") != gateway and ours.states() == {other.name: "reachable"})
