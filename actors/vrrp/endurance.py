@@ -118,7 +118,7 @@ class Endurance(VrrpCore):
         actions.append(Publish("trouble", narration.trouble(name, self.state, reason), fact.causes, retain=False))
         who = f" by {fact.by}" if fact.by else ""
         what = f"({name}) {fact.subject} was removed{who}"
-        text = f"{what} again and again: put back once a second" if loss.fight else f"{what}: put back"
+        text = f"{what} again and again: put back more slowly" if loss.fight else f"{what}: put back"
         actions.append(Log(text))
         return actions
 

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections import deque
 
-from holdfast.actors.runtime.machine import Duration, Instant, S
+from holdfast.actors.runtime.machine import MS, Duration, Instant, S
 from holdfast.actors.vrrp.announcements import NEVER
 from holdfast.actors.vrrp.facts import Holding
 
 FIGHT_LOSSES = 5
 FIGHT_WINDOW = Duration(10 * S)
-FIGHT_PAUSE = Duration(1 * S)
+FIGHT_PAUSE = Duration(100 * MS)
+"""`ip addr flush` looks up to ten times whether something is left: it must not cost a second without an owner."""
+LONG_FIGHT_LOSSES = 15
+LONG_FIGHT_PAUSE = Duration(1 * S)
 RETRY_FIRST = Duration(1 * S)
 RETRY_MOST = Duration(30 * S)
 
@@ -38,14 +41,17 @@ class Restorer:
         self.deadline = NEVER
 
     def lost(self, kind: Holding, subject: str, now: Instant) -> Loss:
-        """Somebody removed `subject`: five times in ten seconds go back at once, then once a second."""
-        recent = self._recent.setdefault(subject, deque(maxlen=FIGHT_LOSSES))
+        """Somebody removed `subject`. In ten seconds it is put back five times at once, ten times after a tenth of a
+        second, then once a second."""
+        recent = self._recent.setdefault(subject, deque(maxlen=LONG_FIGHT_LOSSES))
         while recent and now - recent[0] > FIGHT_WINDOW:
             recent.popleft()
-        fight = len(recent) == FIGHT_LOSSES
+        before = len(recent)
+        fight = before >= FIGHT_LOSSES
         recent.append(now)
         if fight:
-            self._wait(kind, subject, Instant(now + FIGHT_PAUSE))
+            pause = FIGHT_PAUSE if before < LONG_FIGHT_LOSSES else LONG_FIGHT_PAUSE
+            self._wait(kind, subject, Instant(now + pause))
         return Loss(not fight, fight, len(recent))
 
     def failed(self, kind: Holding, subject: str, now: Instant) -> Duration:

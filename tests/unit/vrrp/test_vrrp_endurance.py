@@ -249,10 +249,16 @@ def test_a_fight_is_named_and_slowed_down() -> None:
         assert m.at(start + n / 100, HoldingLost(Holding.ADDRESS, SUBJECT, "NetworkManager"))[0].startswith("restore")
     assert m.at(start + 0.05, HoldingLost(Holding.ADDRESS, SUBJECT, "NetworkManager")) == ["trouble: address-missing"]
     assert evidence(m)["fight"] is True
-    assert m.until(start + 1.1) == [
+    assert m.until(start + 1.01) == [
+        (round(start + 0.15, 6), [f"restore address {SUBJECT}"]),
         (round(start + 1, 6), ["advert 100"]),
-        (round(start + 1.05, 6), [f"restore address {SUBJECT}"]),
     ]
+    for n in range(9):
+        m.at(start + 1.02 + n / 1000, HoldingLost(Holding.ADDRESS, SUBJECT, "NetworkManager"))
+    m.until(start + 1.5)
+    m.at(start + 1.6, HoldingLost(Holding.ADDRESS, SUBJECT, "NetworkManager"))
+    restores = [at for at, lines in m.until(start + 2.7) if f"restore address {SUBJECT}" in lines]
+    assert restores == [round(start + 2.6, 6)], "the sixteenth loss waits a second"
     m.until(start + 20)
     assert m.say(HoldingLost(Holding.ADDRESS, SUBJECT))[0].startswith("restore")
 
