@@ -170,6 +170,11 @@ compare_every_s = 5.0
         """Whether the virtual address is here."""
         return VIP in self.inside("ip", "-4", "addr", "show", "dev", "eth0", check=False)
 
+    def count(self) -> int:
+        """How many connections its kernel has."""
+        words = self.inside("wc", "-l", "/proc/net/ip_vs_conn_sync", check=False).split()
+        return int(words[0]) - 1 if words else 0
+
     def connections(self, state: str = "ESTABLISHED") -> list[list[str]]:
         """Lines of the kernel's table in that state, as words."""
         lines = self.inside("cat", "/proc/net/ip_vs_conn_sync", check=False).splitlines()
@@ -307,10 +312,11 @@ class Directors:
 
     def close(self) -> None:
         """Takes everything down."""
-        for director in self.directors:
-            director.die()
+        # Before the directors: a connection that nobody carries would be waited for.
         with contextlib.suppress(Exception):
             self.crowd.finish()
+        for director in self.directors:
+            director.die()
         self.crowd.close()
         self.server.close()
         for name in ("cli", "srv", "sw"):

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from directors import Directors
@@ -80,3 +82,32 @@ def test_a_thousand_connections_outlive_each_director_in_turn(pair: Directors) -
     pair.until(first.is_master, "it takes back")
     _everything_goes_on(pair, since)
     say("all go on over the first again")
+
+
+TABLE = 100_000
+
+
+def test_a_hundred_thousand_connections_reach_a_newcomer(pair: Directors) -> None:
+    say = Watch()
+    first, second = pair.master, pair.backup
+    second.die()
+    feed = str(Path(__file__).with_name("connsync_feed.py"))
+    pair.until(lambda: "sync0" in first.inside("ip", "link"), "the pipe of the master")
+    first.inside(sys.executable, feed, str(TABLE))
+    pair.until(lambda: first.count() >= TABLE, "the master has them", 60)
+    say(f"{first.count()} connections on the master")
+    second.boot()
+    pair.until(second.peer, "the newcomer is there", 60)
+    began = time.monotonic()
+    pair.until(lambda: first.peer().get("phase") == "following", "the newcomer follows", 200)
+    spent_s = time.monotonic() - began
+    state, peer = first.status(), first.peer()
+    assert second.count() == TABLE
+    assert peer["lacking"] == 0
+    assert peer["extra"] == 0
+    per_connection = peer["sent_bytes"] / peer["sent"]
+    say(
+        f"{TABLE} connections in {spent_s:.1f} s, {TABLE / spent_s:.0f}/s, {per_connection:.1f} bytes each, "
+        f"{peer['repeated']} repeated, a reading of the table takes {state['read_s']:.2f} s"
+    )
+    assert per_connection < 36
