@@ -138,6 +138,8 @@ class Held:
 
     def reset(self) -> None:
         """Ends it with a reset."""
+        sock = self._writer.get_extra_info("socket")
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         self.client.loop.call_soon_threadsafe(self._writer.transport.abort)
 
 
