@@ -12,7 +12,7 @@ import logging
 import time
 from collections.abc import Callable, Coroutine
 
-from holdfast.actors.connsync import payload
+from holdfast.actors.connsync import comparing, payload
 from holdfast.actors.connsync.facts import (
     Changed,
     Compare,
@@ -28,6 +28,7 @@ from holdfast.actors.connsync.facts import (
     Tell,
     Undelivered,
 )
+from holdfast.actors.connsync.figures import limits_of, peer_figures
 from holdfast.actors.connsync.messages import (
     PROTOCOL_VERSION,
     SUBJECT,
@@ -40,16 +41,16 @@ from holdfast.actors.connsync.messages import (
     SyncPeer,
     TablesCompared,
 )
+from holdfast.actors.connsync.news import TableNews
 from holdfast.actors.connsync.reader import TableReader
 from holdfast.actors.connsync.receiver import Receiver
 from holdfast.actors.connsync.scope import Ownership
-from holdfast.actors.connsync.sender import Limits, PeerPhase, Sender
+from holdfast.actors.connsync.sender import PeerPhase, Sender
 from holdfast.actors.connsync.syncproto import SyncError, join, split
-from holdfast.actors.connsync.table import Scope, Snapshot, difference, snapshot_for, snapshot_of
 from holdfast.actors.gateway.messages import PeerState, PeerStatus
 from holdfast.actors.runtime.actor import LoopActor
 from holdfast.actors.runtime.context import CellContext
-from holdfast.actors.runtime.machine import Action, Deadline, Fact, Instant, S, seconds
+from holdfast.actors.runtime.machine import Action, Deadline, Fact, Instant, S
 from holdfast.actors.vrrp.messages import VrrpStateChanged
 from holdfast.bus.base import BusError, Caller
 from holdfast.bus.envelope import Envelope
@@ -69,7 +70,6 @@ READ_EVERY_S = 0.25
 """How often a small table is read for what the kernel still holds back; a large one takes its time (`READ_SHARE`)."""
 READ_SHARE = 25.0
 TURN_MESSAGES = 512
-TURN_ENTRIES = 2000
 ALLOWED_ROLES = ("replica", "operator")
 
 OpenPipe = Callable[[str, str, int], SyncPipe]
@@ -90,6 +90,7 @@ class ConnSyncActor(LoopActor):
         self.errors: dict[str, str] = {}
         self.pipe: SyncPipe | None = None
         self.reader = reader or TableReader()
+        self.news = TableNews(self.reader, lambda: self.ownership.scope)
         self._open_pipe = open_pipe
         self._lives: dict[str, int] = {}
         self._unreachable: set[str] = set()
@@ -97,11 +98,6 @@ class ConnSyncActor(LoopActor):
         self._from_kernel = 0
         self._to_kernel = 0
         self._malformed = 0
-        self._connections = 0
-        self._read_s = 0.0
-        self._known: frozenset[int] | None = None
-        self._told: set[bytes] = set()
-        self._told_before: set[bytes] = set()
         self._tasks: set[asyncio.Task[None]] = set()
         self._said: ConnSyncState | None = None
         self._said_at = 0.0
@@ -195,7 +191,7 @@ class ConnSyncActor(LoopActor):
             log.error("%s", error)
             self._close_pipe()
         if changed:
-            self._told.update(changed)
+            self.news.told(changed)
             self._tell_senders(changed)
 
     def _tell_senders(self, changed: dict[bytes, bytes]) -> None:
@@ -215,7 +211,7 @@ class ConnSyncActor(LoopActor):
         else:
             return
         if changed:
-            self._known = None
+            self.news.forget()
             for sender in self.senders.values():
                 self._step(sender, ScopeChanged())
 
@@ -346,80 +342,34 @@ class ConnSyncActor(LoopActor):
 
     async def _compared(self, sender: Sender, number: int) -> Fact:
         first = sender.lacking < 0
-        scope = self.ownership.scope
-        snapshot = await self._read(lambda: snapshot_of(self.reader.lines(), scope))
-        command = CompareTables(
-            epoch=self.epoch,
-            owned=tuple(sorted(word.decode() for word in scope.owned)),
-            shared=tuple(sorted({line.virtual.decode() for line in snapshot.lines.values()} - _words(scope.owned))),
-            digest=snapshot.digest.packed(),
-        )
+        snapshot, command = await comparing.question(self.reader, self.ownership.scope, self.epoch)
         reply = await self._ask(sender, command, COMPARE_TIMEOUT_S)
         if not isinstance(reply, TablesCompared):
             return NotCompared(number)
-        found = difference(snapshot, reply.buckets, reply.numbers)
-        await self.reader.refresh_services()
-        lacking: dict[bytes, bytes] = {}
-        lines = (*found.lacking, *snapshot.others) if first else found.lacking
-        others: dict[bytes, bytes] = {}
-        for position, line in enumerate(lines):
-            entry = self.reader.entry(line)
-            if entry is not None:
-                (lacking if position < len(found.lacking) else others)[entry.key] = entry.raw
-            if position % TURN_ENTRIES == TURN_ENTRIES - 1:
-                await asyncio.sleep(0)
-        if others:
-            # Not compared, and wanted by a newcomer: connections that are closing, over which data may still flow.
-            self._step(sender, Changed(others, self._now()))
-        return Compared(number, lacking, found.extra)
+        lacking, closing, extra = await comparing.lacking(self.reader, snapshot, reply)
+        if first and closing:
+            # Not compared, and wanted by a newcomer: data may still flow over them.
+            self._step(sender, Changed(closing, self._now()))
+        return Compared(number, lacking, extra)
 
     # --- readings of the table -----------------------------------------------------------------------------------
 
-    async def _read(self, make: Callable[[], Snapshot]) -> Snapshot:
-        """One reading, in a thread: a large table takes a second and more, most of it in the kernel."""
-        snapshot, spent_s = await self.reader.read(make)
-        self._read_s = spent_s
-        return snapshot
-
     async def _read_again_and_again(self) -> None:
-        """The kernel holds a message back until the next connection comes, or two seconds: readings are faster."""
+        """For what the kernel has not told yet, as long as anybody wants to know."""
         while not self._stopped:
             wait_s = READ_EVERY_S
-            if self.pipe is not None:
+            if self.pipe is not None and any(each.phase is not PeerPhase.AWAY for each in self.senders.values()):
                 try:
-                    await self._read_news()
+                    changed = await self.news.read()
                 except (KernelError, OSError) as error:
                     log.error("%s", error)
                     wait_s = REOPEN_AFTER_S
-            await asyncio.sleep(max(wait_s, READ_SHARE * self._read_s))
-
-    async def _read_news(self) -> None:
-        if not any(sender.phase is not PeerPhase.AWAY for sender in self.senders.values()):
-            self._known = None
-            return
-        scope: Scope = self.ownership.scope
-        told_before, self._told_before, self._told = self._told_before, self._told, set()
-        snapshot = await self._read(lambda: snapshot_of(self.reader.lines(), scope))
-        self._connections = len(snapshot)
-        before, now = self._known, frozenset(snapshot.lines)
-        if scope != self.ownership.scope:
-            return
-        self._known = now
-        new = () if before is None else now - before
-        if not new:
-            return
-        await self.reader.refresh_services(at_least_s=10.0)
-        changed = {}
-        for position, number in enumerate(new):
-            entry = self.reader.entry(snapshot.lines[number])
-            if entry is not None and not any(
-                entry.key in told for told in (told_before, self._told_before, self._told)
-            ):
-                changed[entry.key] = entry.raw
-            if position % TURN_ENTRIES == TURN_ENTRIES - 1:
-                await asyncio.sleep(0)
-        if changed and scope == self.ownership.scope:
-            self._tell_senders(changed)
+                else:
+                    if changed:
+                        self._tell_senders(changed)
+            else:
+                self.news.forget()
+            await asyncio.sleep(max(wait_s, READ_SHARE * self.reader.spent_s))
 
     # --- what peers ask ------------------------------------------------------------------------------------------
 
@@ -454,54 +404,29 @@ class ConnSyncActor(LoopActor):
         return Pushed(epoch=self.epoch, missing=taken.missing)
 
     async def _compare_here(self, command: CompareTables) -> Reply:
-        owned = frozenset(word.encode("ascii", "replace") for word in command.owned)
-        shared = frozenset(word.encode("ascii", "replace") for word in command.shared)
         try:
-            snapshot = await self._read(lambda: snapshot_for(self.reader.lines(), owned, shared))
-            buckets = snapshot.digest.differs(command.digest)
+            return await comparing.answer(self.reader, command, self.epoch)
         except (KernelError, OSError, ValueError) as error:
             return Failed(code="not-compared", message=str(error))
-        return TablesCompared(
-            epoch=self.epoch,
-            connections=len(snapshot),
-            buckets=tuple(sorted(buckets)),
-            numbers=snapshot.numbers_in(buckets),
-        )
 
     # --- state and end -------------------------------------------------------------------------------------------
 
     def _state(self) -> ConnSyncState:
         return ConnSyncState(
             epoch=self.epoch,
-            connections=self._connections,
+            connections=self.news.connections,
             from_kernel=self._from_kernel,
             to_kernel=self._to_kernel,
             malformed=self._malformed,
             kernel_lost=0 if self.pipe is None else self.pipe.count_lost(),
-            read_s=round(self._read_s, 4),
+            read_s=round(self.reader.spent_s, 4),
             error=self._error,
             peers=tuple(self._peer(name) for name in sorted(self.senders.keys() | self.receivers.keys())),
         )
 
     def _peer(self, name: str) -> SyncPeer:
-        sender = self.senders.get(name) or Sender(name, limits_of(self.settings))
-        receiver = self.receivers.get(name) or Receiver(name)
-        return SyncPeer(
-            node=name,
-            phase=sender.phase.value,
-            lag_s=round(max(sender.lag, sender.behind(self._now())) / S, 4),
-            late=sender.late,
-            waiting=sender.waiting,
-            lacking=sender.lacking,
-            extra=sender.extra,
-            sent=sender.sent,
-            sent_bytes=sender.sent_bytes,
-            repeated=sender.repeated,
-            taken=receiver.taken,
-            refused=receiver.refused,
-            lost=receiver.lost,
-            error=self.errors.get(name, ""),
-        )
+        sender, receiver = self.senders.get(name), self.receivers.get(name)
+        return peer_figures(name, sender, receiver, self.errors.get(name, ""), self._now())
 
     def _say(self) -> None:
         if self._say_timer is not None:
@@ -545,20 +470,6 @@ class ConnSyncActor(LoopActor):
         self.bus.forget(f"{SUBJECT}/current", "state")
         self._close_pipe()
         self.reader.close()
-
-
-def limits_of(settings: ConnSyncSettings) -> Limits:
-    """The limits for one peer."""
-    return Limits(
-        bytes_per_s=settings.bandwidth_kbytes_per_s * 1000,
-        compare_every=seconds(settings.compare_every_s),
-        lag_alarm=seconds(settings.lag_alarm_s),
-        waiting_max=settings.waiting_max,
-    )
-
-
-def _words(owned: frozenset[bytes]) -> set[str]:
-    return {word.decode() for word in owned}
 
 
 def _nothing(now: Instant) -> None:

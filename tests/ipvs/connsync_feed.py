@@ -11,7 +11,8 @@ import sys
 import time
 from collections.abc import Iterator
 
-from holdfast.actors.connsync.syncproto import GROUP, PORT, Entry, encode_entry, join
+from holdfast.actors.connsync.syncproto import Entry, encode_entry, join
+from holdfast.kernel.connsync import GROUP, PORT, SYNC_ID
 
 VIRTUAL, REAL = socket.inet_aton("10.2.0.100"), socket.inet_aton("10.3.0.11")
 
@@ -43,7 +44,7 @@ def main() -> None:
     request = struct.pack("=4s4si", socket.inet_aton(GROUP), socket.inet_aton("169.254.81.1"), index)
     sender.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_IF, request)
     sender.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_TTL, 0)
-    for number, message in enumerate(join(entries(int(sys.argv[1])), 0)):
+    for number, message in enumerate(join(entries(int(sys.argv[1])), SYNC_ID)):
         sender.sendto(message, (GROUP, PORT))
         if number % 50 == 49:
             time.sleep(0.005)
