@@ -40,6 +40,7 @@ FLUSH_ADVERTS = 64
 """So many adverts do not wait for the rest of the turn."""
 
 QUIET = Duration(10 * S)
+HURRY_PAUSE = Duration(5 * MS)
 STALL_TICK = Duration(100 * MS)
 STALL_LEAST = Duration(150 * MS)
 """A pause of this process shorter than this is no stall, only a delay (it stands in the cell's histogram)."""
@@ -126,6 +127,7 @@ class Engine:
         self._afterwards: list[Callable[[], object]] = []
         self._unsent: list[tuple[Receiver, KernelError]] = []
         self._scheduled = False
+        self._hurried_until = Instant(0)
         self.pacer = Pacer(kernel)
         self.log_unknown_vrids = False
         self.unknown_vrids: Counter[tuple[str, int]] = Counter()
@@ -276,6 +278,14 @@ class Engine:
             self._send_adverts()
         if not self._scheduled:
             self._schedule()
+
+    def hurry(self) -> None:
+        """A takeover: its advert does not wait for the end of the turn. When hundreds take over together only the
+        first leaves alone, the others in batches."""
+        now = self.kernel.timers.now()
+        if now >= self._hurried_until:
+            self._hurried_until = Instant(now + HURRY_PAUSE)
+            self._send_adverts()
 
     def request(self, batch: Batch, owner: object) -> None:
         """Queues a netlink batch. owner: gets `kernel_failed`."""

@@ -365,6 +365,7 @@ class VrrpActor(LoopActor):
         return tuple(messages)
 
     def _take_over(self, order: act.TakeOver) -> None:
+        self._engine.hurry()
         if not self.instance.accept:
             self._engine.kernel.firewall.block(self._placed_addresses())
         self._engine.request(self.takeover.add(order.valid_lft_s), self)

@@ -35,6 +35,7 @@ from holdfast.actors.vrrp.facts import (
 from holdfast.actors.vrrp.instance import VrrpActor
 from holdfast.actors.vrrp.messages import Describe, Description, Done, Release, Resume, VrrpState
 from holdfast.actors.vrrp.options import LeaseMode, MachineOptions, MissingPolicy
+from holdfast.actors.vrrp.rehearsal import rehearse
 from holdfast.actors.vrrp.restore import restored_facts
 from holdfast.actors.vrrp.statics import Statics
 from holdfast.actors.vrrp.sync import Groups
@@ -115,6 +116,8 @@ class Room:
         ctx.on_statistics(lambda: "".join(statistics_text(actor) for actor in self.actors.values()))
         ctx.on_dump(lambda: "".join(dump_text(actor) for actor in self.actors.values()))
         ctx.slices("vrrp", self._apply)
+        if self.config.instances:
+            rehearse(self.config.instances[0])
 
     # ------------------------------------------------------------ configuration
 
