@@ -7,12 +7,12 @@ from collections.abc import Iterable
 
 from holdfast.actors.connsync.messages import CompareTables, TablesCompared
 from holdfast.actors.connsync.reader import TURN_ENTRIES, TableReader
-from holdfast.actors.connsync.table import Line, Scope, Snapshot, difference, snapshot_for, snapshot_of
+from holdfast.actors.connsync.table import Line, Scope, Snapshot, difference, snapshot_for
 
 
 async def question(reader: TableReader, scope: Scope, epoch: int) -> tuple[Snapshot, CompareTables]:
     """Our connections, and the command that asks a peer about them. Raises KernelError."""
-    snapshot = await reader.read(lambda: snapshot_of(reader.lines(), scope))
+    snapshot = await reader.own(scope)
     shared = {line.virtual for line in snapshot.lines.values()} - scope.owned
     command = CompareTables(
         epoch=epoch,
@@ -27,7 +27,11 @@ async def answer(reader: TableReader, command: CompareTables, epoch: int) -> Tab
     """What differs here. Raises KernelError, ValueError."""
     owned = frozenset(word.encode("ascii", "replace") for word in command.owned)
     shared = frozenset(word.encode("ascii", "replace") for word in command.shared)
-    snapshot = await reader.read(lambda: snapshot_for(reader.lines(), owned, shared))
+    if owned or shared:
+        snapshot = await reader.read(lambda: snapshot_for(reader.lines(), owned, shared))
+    else:
+        # Somebody who has nothing to announce: no reason to read a table that may be large.
+        snapshot = Snapshot()
     buckets = snapshot.digest.differs(command.digest)
     return TablesCompared(
         epoch=epoch,

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Callable, Iterable
 
 from holdfast.actors.connsync.reader import TURN_ENTRIES, TableReader
-from holdfast.actors.connsync.table import Scope, snapshot_of
+from holdfast.actors.connsync.table import Scope
 
 
 class TableNews:
@@ -37,7 +37,8 @@ class TableNews:
         """One reading; key -> entry of what is new in it."""
         scope = self._scope()
         earlier, self._told_before, self._told = self._told_before, self._told, set()
-        snapshot = await self._reader.read(lambda: snapshot_of(self._reader.lines(), scope))
+        # The first reading tells nothing new: the one that a comparison has just made will do.
+        snapshot = await self._reader.own(scope, fresh=self._known is not None)
         self.connections = len(snapshot)
         before, now = self._known, frozenset(snapshot.lines)
         if scope != self._scope():

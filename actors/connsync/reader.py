@@ -9,13 +9,15 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
 from holdfast.actors.connsync.syncproto import RawEntry, raw_entry
-from holdfast.actors.connsync.table import Line, Services, parse
+from holdfast.actors.connsync.table import Line, Scope, Services, Snapshot, parse, snapshot_of
 from holdfast.kernel.connsync import read_table
 from holdfast.kernel.ipvs import Ipvs
 from holdfast.kernel.ipvs_types import IpvsTable
 
 TURN_ENTRIES = 2000
 """Entries that are made before the loop has its next turn: some 20 ms."""
+
+SERVES_FOR = 4.0
 
 _Result = TypeVar("_Result")
 
@@ -30,6 +32,8 @@ class TableReader:
         self._pieces = pieces
         self._open_table = open_table
         self._table: IpvsTable | None = None
+        self._own: tuple[Scope, Snapshot, float] | None = None
+        self._own_lock = asyncio.Lock()
         self._services = Services()
         self._services_at: float | None = None
         self._services_lock = asyncio.Lock()
@@ -50,6 +54,19 @@ class TableReader:
             return result
 
         return await asyncio.get_running_loop().run_in_executor(self._thread, timed)
+
+    async def own(self, scope: Scope, *, fresh: bool = False) -> Snapshot:
+        """Our connections. Not fresh: a reading may serve for as long as four more would take, because a question about
+        what was there a moment ago is as good: what has changed since is on its way.
+        """
+        async with self._own_lock:
+            cached = self._own
+            serves_s = 0.0 if fresh else SERVES_FOR * self.spent_s
+            if cached is not None and cached[0] == scope and time.monotonic() - cached[2] < serves_s:
+                return cached[1]
+            snapshot = await self.read(lambda: snapshot_of(self.lines(), scope))
+            self._own = (scope, snapshot, time.monotonic())
+            return snapshot
 
     async def refresh_services(self, at_least_s: float = 0.0) -> None:
         """Reads the virtual servers and timeouts again, unless that was done less than `at_least_s` ago."""

@@ -65,7 +65,7 @@ REOPEN_AFTER_S = 5.0
 LOOK_EVERY_S = 1.0
 SAY_EVERY_S = 30.0
 PUSH_TIMEOUT_S = 5.0
-COMPARE_TIMEOUT_S = 60.0
+COMPARE_TIMEOUT_S = 120.0
 READ_EVERY_S = 0.25
 """How often a small table is read for what the kernel still holds back; a large one takes its time (`READ_SHARE`)."""
 READ_SHARE = 25.0

@@ -37,7 +37,7 @@ GATHER = 15 * MS
 ANSWER_WITHIN = 5 * S
 RETRY_FIRST = 100 * MS
 RETRY_LAST = 5 * S
-COMPARE_WITHIN = 60 * S
+COMPARE_WITHIN = 300 * S
 ROUNDS_MAX = 5
 """Comparisons right after a newcomer got what it lacked; a kernel that refuses something is not asked for ever."""
 
