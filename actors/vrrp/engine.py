@@ -128,6 +128,8 @@ class Engine:
         self._unsent: list[tuple[Receiver, KernelError]] = []
         self._scheduled = False
         self._hurried_until = Instant(0)
+        self.wake_early = Duration(0)
+        """How much before its time a backup's timer wakes; not in virtual time, where busy waiting would never end."""
         self.pacer = Pacer(kernel)
         self.log_unknown_vrids = False
         self.unknown_vrids: Counter[tuple[str, int]] = Counter()

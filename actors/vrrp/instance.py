@@ -14,7 +14,7 @@ from typing import Any, ClassVar, Protocol
 import msgspec
 
 from holdfast.actors.runtime.actor import LoopActor
-from holdfast.actors.runtime.machine import Action, Deadline, Duration, Fact, Instant
+from holdfast.actors.runtime.machine import US, Action, Deadline, Duration, Fact, Instant
 from holdfast.actors.vrrp import actions as act
 from holdfast.actors.vrrp.config import VrrpInstance
 from holdfast.actors.vrrp.engine import Engine, Line
@@ -37,6 +37,7 @@ from holdfast.actors.vrrp.messages import VrrpState, VrrpStateChanged
 from holdfast.actors.vrrp.options import MachineOptions
 from holdfast.actors.vrrp.packet import AdvertTemplate, PacketError, destinations_of, packed
 from holdfast.actors.vrrp.record import Recorder
+from holdfast.actors.vrrp.rehearsal import rehearse
 from holdfast.actors.vrrp.takeover import Takeover
 from holdfast.actors.vrrp.validation import Datagram, Expectation, Notice
 from holdfast.bus.messages import Event, EventId, Evidence, Reason, ReasonKind
@@ -47,6 +48,8 @@ from holdfast.kernel.records import Received
 log = logging.getLogger("holdfast.vrrp")
 RECORD_FOLDER = "HOLDFAST_RECORD"
 """Where `holdfast run --record` wants the sessions of the machines."""
+WARM_BEFORE = Duration(300 * US)
+HEAR_BEFORE = Duration(120 * US)
 DETAIL = 15
 """Between debug and info: keepalived's -D."""
 
@@ -110,6 +113,8 @@ class VrrpActor(LoopActor):
         self.stamp = room.engine.stamps.slot(instance.name)
         self._prepared: dict[int, tuple[Prepared, ...]] = {}
         self._due_call: Callable[[Instant], None] = self._due
+        self._nearly_due_call: Callable[[Instant], None] = self._nearly_due
+        self._early = room.engine.wake_early
         self._again_call: Callable[[Instant], None] = self._again
         self._orders: dict[type[Action], Callable[[Any], None]] = {
             act.SendAdvert: self._send_advert,
@@ -163,9 +168,32 @@ class VrrpActor(LoopActor):
             if self.slot < 0:
                 self._timers.set(self, None, self._due_call)
             self._engine.beat(self, deadline)
+        elif deadline is not None and self._early and self.machine.state is VrrpState.BACKUP:
+            self.slot = -1
+            self._timers.set(self, Instant(deadline - self._early), self._nearly_due_call)
         else:
             self.slot = -1
             self._timers.set(self, deadline, self._due_call)
+
+    def _nearly_due(self, now: Instant) -> None:
+        """A backup's time is almost up: wakes, warms and hears a little before it, so that nothing but the step is left
+        to do when it comes. The time is busy waiting, half a millisecond a takeover."""
+        deadline = self.machine.deadline
+        if deadline is None:
+            self._deadline = None
+            return
+        if deadline - now > WARM_BEFORE:
+            rehearse(self.instance, 1)
+        timers = self._timers
+        while timers.now() < deadline - HEAR_BEFORE:
+            pass
+        if timers.now() < deadline:
+            self._engine.drain()
+        if self.machine.deadline != deadline:
+            return  # an advert came at the last moment, and with it another deadline
+        while (now := timers.now()) < deadline:
+            pass
+        self._due(now)
 
     def _due(self, now: Instant) -> None:
         self._deadline = None
@@ -190,8 +218,7 @@ class VrrpActor(LoopActor):
             return
         deadline = machine.deadline
         if deadline != self._deadline:
-            self._deadline = deadline
-            self._timers.set(self, deadline, self._due_call)
+            self._await(deadline)
 
     def packet(self, received: Received) -> None:
         """A packet for our VRID: the same bytes as last time say the same."""

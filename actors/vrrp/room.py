@@ -16,7 +16,7 @@ import msgspec
 from holdfast.actors.bfd.messages import BfdStateChanged
 from holdfast.actors.runtime.context import CellContext, Generation
 from holdfast.actors.runtime.linux import kernel_of
-from holdfast.actors.runtime.machine import MS, Duration, Instant, S
+from holdfast.actors.runtime.machine import MS, US, Duration, Instant, S
 from holdfast.actors.vrrp import actions as act
 from holdfast.actors.vrrp.config import VrrpInstance, VrrpRoom
 from holdfast.actors.vrrp.describe import describe, dump_text, statistics_text
@@ -60,6 +60,7 @@ from holdfast.kernel.stamps import Stamps
 
 log = logging.getLogger("holdfast.vrrp")
 
+WAKE_EARLY = Duration(600 * US)
 REMEMBER_EVERY = Duration(10 * S)
 HAND_OVER_WAIT_S = 1.2
 WORK_TURN = Duration(4 * MS)
@@ -110,6 +111,7 @@ class Room:
         links.on_resync(self._resynced)
         self.engine.watch_stalls(self._stalled)
         if kernel is None:
+            self.engine.wake_early = WAKE_EARLY
             self._remember(self._started_at)
         ctx.on_stop(self._stop)
         ctx.on_hand_over(self._between_adverts)
