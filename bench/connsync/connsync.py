@@ -3,8 +3,8 @@
     python tests/ipvs/guest.py -- python bench/connsync/connsync.py [CONNECTIONS]
 
 For each of the two: so many connections are opened through the master; when does the backup have them, and how many
-bytes did it take (IP packets with headers and encryption, counted by a packet socket)? Then the backup is restarted with
-an empty table: how many of the connections does it have 5 s after it is ready?
+bytes did it take (IP packets with headers and encryption, counted by a packet socket)? Then the backup is restarted
+with an empty table: how many of the connections does it have 5 s after it is ready?
 """
 
 from __future__ import annotations
