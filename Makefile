@@ -7,15 +7,17 @@ PY := $(BIN)/python
 PYTHON ?= python3
 PYTEST := $(BIN)/pytest -p no:cacheprovider
 TYPES := .build/types
+# Tests against real peers in real time, on machines that others use too: one that fails is run again, twice at most.
+AGAIN := --reruns 2
 
-.PHONY: help venv setup-run setup-test demo test test-unit test-netns test-guest lint format types bench docs package deb clean
+.PHONY: help venv setup-run setup-test demo test test-unit test-netns test-guest test-traffic lint format types bench docs package deb clean
 
 help:
 	@echo "make demo        two routers, a client and a server in namespaces: failover, watched live"
 	@echo "make test        every test (installs what it needs when it is missing)"
 	@echo "make test-unit   without root and kernel, in virtual time"
 	@echo "make test-netns  in network namespaces, with real peers (root)"
-	@echo "make test-guest  IPVS in a guest kernel"
+	@echo "make test-guest  IPVS in a guest kernel (test-traffic: without the twin runs, in minutes)"
 	@echo "make lint        ruff, mypy --strict, import rules"
 	@echo "make bench       measurements beside keepalived and other peers"
 	@echo "make docs        renew the generated pages under docs/"
@@ -47,10 +49,14 @@ test-unit: venv
 
 # Twin runs compare times with a real keepalived: four side by side leave the machine idle enough for that.
 test-netns: venv setup-test
-	$(PYTEST) tests/kernel tests/deploy tests/interop -n 4
+	$(PYTEST) tests/kernel tests/deploy tests/interop -n 4 $(AGAIN)
 
 test-guest: venv setup-test
-	$(PY) tests/ipvs/guest.py
+	$(PY) tests/ipvs/guest.py --timeout 2400 --memory 4G --pytest "$(AGAIN)"
+
+# The part of it that ends in minutes: the table and real traffic through deaths; without twin runs and connection sync.
+test-traffic: venv setup-test
+	$(PY) tests/ipvs/guest.py --timeout 1200 --memory 4G --pytest "--ignore=tests/ipvs/test_twin.py --ignore=tests/ipvs/test_connsync.py $(AGAIN)"
 
 lint: venv types
 	$(BIN)/ruff format --check .
