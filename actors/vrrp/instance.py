@@ -48,7 +48,7 @@ from holdfast.kernel.records import Received
 log = logging.getLogger("holdfast.vrrp")
 RECORD_FOLDER = "HOLDFAST_RECORD"
 """Where `holdfast run --record` wants the sessions of the machines."""
-WARM_BEFORE = Duration(300 * US)
+WARM_BEFORE = Duration(400 * US)
 HEAR_BEFORE = Duration(120 * US)
 DETAIL = 15
 """Between debug and info: keepalived's -D."""
@@ -177,14 +177,15 @@ class VrrpActor(LoopActor):
 
     def _nearly_due(self, now: Instant) -> None:
         """A backup's time is almost up: wakes, warms and hears a little before it, so that nothing but the step is left
-        to do when it comes. The time is busy waiting, half a millisecond a takeover."""
+        to do when it comes. The time is busy waiting, two milliseconds a takeover."""
         deadline = self.machine.deadline
         if deadline is None:
             self._deadline = None
             return
-        if deadline - now > WARM_BEFORE:
-            rehearse(self.instance, 1)
         timers = self._timers
+        self._prepare_advert(self.machine.priority)
+        while timers.now() < deadline - WARM_BEFORE:
+            rehearse(self.instance, 1)
         while timers.now() < deadline - HEAR_BEFORE:
             pass
         if timers.now() < deadline:
@@ -378,10 +379,14 @@ class VrrpActor(LoopActor):
         line = self._line
         if self._template is None or line is None:
             return
-        prepared = self._prepared.get(order.priority)
-        if prepared is None:
-            prepared = self._prepared[order.priority] = self._prepare(self._template, line, order.priority)
-        self._engine.advert(line, self, prepared)
+        self._engine.advert(line, self, self._prepare_advert(order.priority))
+
+    def _prepare_advert(self, priority: int) -> tuple[Prepared, ...]:
+        """The adverts of that priority, made once."""
+        prepared = self._prepared.get(priority)
+        if prepared is None and self._template is not None and self._line is not None:
+            prepared = self._prepared[priority] = self._prepare(self._template, self._line, priority)
+        return prepared or ()
 
     def _prepare(self, template: AdvertTemplate, line: Line, priority: int) -> tuple[Prepared, ...]:
         """The adverts of that priority as the kernel wants them. The IPv4 id is left to the kernel (0, raw(7))."""

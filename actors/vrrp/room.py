@@ -60,7 +60,7 @@ from holdfast.kernel.stamps import Stamps
 
 log = logging.getLogger("holdfast.vrrp")
 
-WAKE_EARLY = Duration(600 * US)
+WAKE_EARLY = Duration(2000 * US)
 REMEMBER_EVERY = Duration(10 * S)
 HAND_OVER_WAIT_S = 1.2
 WORK_TURN = Duration(4 * MS)
