@@ -10,10 +10,10 @@ from pathlib import Path
 import msgspec
 
 from holdfast.actors.registry import compatibility_page
+from holdfast.actors.runtime.catalogue import import_messages
 from holdfast.bus.codec import COMMANDS, EVENTS, REPLIES
 from holdfast.bus.messages import ReasonKind
 from holdfast.cli.explain import PHRASES
-from holdfast.cli.rooms import import_messages
 
 NOTE = "<!-- made by `make docs`; do not edit -->\n"
 

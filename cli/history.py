@@ -8,13 +8,13 @@ from pathlib import Path
 import click
 
 from holdfast.actors.journal import file as journal
+from holdfast.actors.runtime.catalogue import import_messages
 from holdfast.bus.client import Client
 from holdfast.bus.envelope import Envelope
 from holdfast.bus.messages import EventId
 from holdfast.bus.order import in_order
 from holdfast.cli.clocks import clock_offsets
 from holdfast.cli.common import no_daemon
-from holdfast.cli.rooms import import_messages
 
 
 def history(

@@ -13,13 +13,13 @@ from holdfast.actors.bfd.config import BfdRoom
 from holdfast.actors.checkers.config import CheckersGlobals, ServiceChecks
 from holdfast.actors.ipvs.config import IpvsGlobals, VirtualServer
 from holdfast.actors.notify.config import NotifyRoom
+from holdfast.actors.runtime.catalogue import import_messages
 from holdfast.actors.runtime.messages import ConfigSlice
 from holdfast.actors.vrrp.config import VrrpRoom
 from holdfast.actors.watch.config import WatchRoom
 from holdfast.bus.client import Client
 from holdfast.cli.common import Exit, fail, json_option, no_daemon, print_json, run_dir_option
 from holdfast.cli.reading import Reading
-from holdfast.cli.rooms import import_messages
 from holdfast.cli.run import short_host_name
 from holdfast.config.loader import Loaded
 from holdfast.config.plan import Plan

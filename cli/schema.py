@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import click
 
+from holdfast.actors.runtime.catalogue import import_messages
 from holdfast.bus import asyncapi as bus_asyncapi
 from holdfast.bus import schema as bus_schema
 from holdfast.cli.common import fail, print_json
-from holdfast.cli.rooms import import_messages
 
 
 @click.command()

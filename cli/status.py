@@ -11,10 +11,10 @@ from pathlib import Path
 
 import click
 
+from holdfast.actors.runtime.catalogue import import_messages
 from holdfast.actors.runtime.messages import CellStateChanged
 from holdfast.bus.client import Client
 from holdfast.cli.common import Exit, json_option, no_daemon, print_json, run_dir_option
-from holdfast.cli.rooms import import_messages
 from holdfast.cli.views import (
     bfd_view,
     cells_view,

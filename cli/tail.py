@@ -10,6 +10,7 @@ from pathlib import Path
 
 import click
 
+from holdfast.actors.runtime.catalogue import import_messages
 from holdfast.bus.base import RequestTimeout
 from holdfast.bus.client import Client, Follower
 from holdfast.bus.codec import tag_of
@@ -20,7 +21,6 @@ from holdfast.cli.common import json_option, run_dir_option
 from holdfast.cli.history import history
 from holdfast.cli.lines import as_json as envelope_json
 from holdfast.cli.lines import line
-from holdfast.cli.rooms import import_messages
 from holdfast.cli.why import parse_time
 
 HIDDEN = ("slice/",)
