@@ -1,6 +1,6 @@
 """Failover times of VRRP beside keepalived: SIGKILL, SIGTERM, link down; start to first advert.
 
-    python bench/vrrp_failover.py [--rounds N] [--json FILE]
+    python bench/vrrp_failover.py [--rounds N] [--event EVENT] [--json FILE]
 
 Two routers of the same program, priorities 200 and 100, advert 1 s, one address. A figure is the time from the event
 (or from the dead master's last advert) to the new master's first advert, less the RFC's own timer, in milliseconds.
@@ -18,6 +18,7 @@ from lab import NS, Lab, Router, Wire, bench_folder, finish, instance, summary, 
 
 DOWN_S = 3 + 156 / 256
 SKEW_S = 156 / 256
+EVENTS = ("SIGKILL", "SIGTERM", "link down")
 
 
 class Pair:
@@ -91,12 +92,13 @@ def main() -> None:
     """Runs the programs in turn, so that a change of the machine's speed hits both."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--event", action="append", choices=EVENTS, help="only this one; more than once: these")
     parser.add_argument("--json")
     options = parser.parse_args()
     figures: dict[str, dict[str, list[float]]] = {}
     programs = ("keepalived", "holdfast")
     with bench_folder() as folder:
-        for event in ("SIGKILL", "SIGTERM", "link down"):
+        for event in options.event or EVENTS:
             for _ in range(options.rounds):
                 for program in programs:
                     began, figure = measure(program, folder, event)

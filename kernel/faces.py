@@ -167,6 +167,12 @@ class AdvertSocket(Protocol):
     def send_prepared(self, messages: Sequence[Prepared]) -> list[KernelError]:
         """As `send_many`."""
 
+    def probe(self, messages: Sequence[Prepared]) -> None:
+        """As `send_prepared`, but nothing is sent: it warms the way for what will be sent in a moment."""
+
+    def waited_ns(self) -> int:
+        """How long the packet that was received last had waited; 0 when nobody knows."""
+
     def receive_known(self, limit: int, known: Mapping[bytes, Known]) -> list[Received | Known]:
         """As `receive`; a packet that `known` has by its `said` may be given as what `known` has for it."""
 

@@ -199,6 +199,7 @@ class FakeAdvertSocket:
         self.vrids: frozenset[int] | None = None
         self.waiting: deque[Received] = deque()
         self.closed = False
+        self.waits_ns = 0
         self._call: Callable[[], None] | None = None
 
     def destination(self, address: str, *, source: str | None = None, hop_limit: int | None = None) -> FakeDestination:
@@ -227,6 +228,13 @@ class FakeAdvertSocket:
             assert isinstance(message, FakePrepared), message
             pairs.append((message.data, message.destination))
         return self.send_many(pairs)
+
+    def probe(self, messages: Sequence[Prepared]) -> None:
+        """There is nothing to warm."""
+
+    def waited_ns(self) -> int:
+        """See faces.AdvertSocket: what a test says."""
+        return self.waits_ns
 
     def receive_known(self, limit: int, known: Mapping[bytes, Known]) -> list[Received | Known]:
         """See faces.AdvertSocket."""

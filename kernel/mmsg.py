@@ -27,6 +27,8 @@ _memmove: Final = ctypes.memmove
 
 MSG_DONTWAIT: Final = 0x40
 MSG_DONTROUTE: Final = 0x04
+MSG_PROBE: Final = 0x10
+"""The kernel looks for the way and sends nothing (include/linux/socket.h)."""
 MSG_TRUNC: Final = 0x20
 _PAGES_FROM: Final = 32 * 1024
 MOST_A_CALL: Final = 1024
@@ -235,14 +237,14 @@ class PreparedMessage:
         return bytes(self._memory[-length:]) if length else b""
 
 
-def send_prepared(descriptor: int, messages: Sequence[PreparedMessage]) -> list[tuple[int, int]]:
+def send_prepared(descriptor: int, messages: Sequence[PreparedMessage], flags: int = 0) -> list[tuple[int, int]]:
     """Sends them in order in as few calls as can be. Returns (index, errno) of each that was refused."""
     failed: list[tuple[int, int]] = []
     headers = bytearray().join([message.header for message in messages])
     base = ctypes.addressof(ctypes.c_char.from_buffer(headers))
     index, end = 0, len(messages)
     while index < end:
-        sent = _sendmmsg(descriptor, base + index * _HEADER_BYTES, min(end - index, MOST_A_CALL), MSG_DONTWAIT)
+        sent = _sendmmsg(descriptor, base + index * _HEADER_BYTES, min(end - index, MOST_A_CALL), flags | MSG_DONTWAIT)
         if sent > 0:
             index += sent
             continue

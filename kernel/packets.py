@@ -11,13 +11,21 @@ import asyncio
 import errno
 import socket
 import struct
+import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Final, cast
 
 from holdfast.kernel import bpf
 from holdfast.kernel.base import KernelError
 from holdfast.kernel.faces import Destination, Known, Prepared
-from holdfast.kernel.mmsg import MessageRing, PreparedMessage, control_message, control_messages, send_prepared
+from holdfast.kernel.mmsg import (
+    MSG_PROBE,
+    MessageRing,
+    PreparedMessage,
+    control_message,
+    control_messages,
+    send_prepared,
+)
 from holdfast.kernel.records import Received
 
 VRRP: Final = 112
@@ -32,6 +40,7 @@ _IPV6_HOPLIMIT: Final = 52
 _IPV6_UNICAST_HOPS: Final = 16
 _IPV6_TCLASS: Final = 67
 _SO_SNDBUFFORCE: Final = 32
+_SO_TIMESTAMPNS: Final = 35
 _SO_RCVBUFFORCE: Final = 33
 _SOCKADDR_IN6: Final = struct.Struct("=HHI16sI")
 _MREQN: Final = struct.Struct("=4s4si")
@@ -42,6 +51,9 @@ _PACKET_BYTES: Final = 4352
 _SLOTS: Final = 64
 _SEND_BUFFER_BYTES: Final = 4 * 1024 * 1024
 _NAMES_KEPT: Final = 4096
+_STAMP: Final = struct.Struct("@8xiiqq")
+"""The first control message of a packet: length, level, type, seconds and nanoseconds (struct timespec)."""
+_WAITED_MOST_NS: Final = 5_000_000
 
 
 class PackedDestination:
@@ -112,6 +124,7 @@ class VrrpSocket:
         self._subject = f"vrrp-socket/{interface or 'any'}/ipv{family}"
         self._loop = loop
         self._watched = False
+        self._stamp = memoryview(b"")
         self.ifindex = 0
         try:
             if interface is not None:
@@ -188,6 +201,24 @@ class VrrpSocket:
             for index, number in send_prepared(descriptor, prepared)
         ]
 
+    def probe(self, messages: Sequence[Prepared]) -> None:
+        """As `send_prepared` up to the last step: nothing is sent. What it goes through is warm afterwards."""
+        send_prepared(self._socket.fileno(), cast("Sequence[PreparedMessage]", messages), MSG_PROBE)
+
+    def waited_ns(self) -> int:
+        """How long the packet that was received last had waited for that, by the kernel's stamp of its arrival.
+
+        0 when that cannot be said: the wall clock was set meanwhile, or the packet waited longer than 5 ms, which means
+        that this process did not run, and is dealt with elsewhere.
+        """
+        if not self._stamp:
+            return 0
+        level, kind, seconds, nanoseconds = _STAMP.unpack_from(self._stamp)
+        if level != socket.SOL_SOCKET or kind != _SO_TIMESTAMPNS:
+            return 0
+        waited = time.time_ns() - seconds * 1_000_000_000 - nanoseconds
+        return waited if 0 <= waited <= _WAITED_MOST_NS else 0
+
     def receive_known(self, limit: int, known: Mapping[bytes, Known]) -> list[Received | Known]:
         """As `receive`, but of a packet whose `said` is in `known` only that, which costs little (IPv4)."""
         if self._socket.fileno() < 0:
@@ -207,6 +238,8 @@ class VrrpSocket:
                 received = self._received4(ring, slot)
                 if received is not None:
                     found.append(received)
+            if count:
+                self._stamp = ring.control(count - 1)
             if count < ring.slots:
                 break
         return found
@@ -224,6 +257,8 @@ class VrrpSocket:
                 received = self._received4(ring, slot) if four else self._received6(ring, slot)
                 if received is not None:
                     found.append(received)
+            if count:
+                self._stamp = ring.control(count - 1)
             if count < ring.slots:
                 break
         return found
@@ -260,6 +295,7 @@ class VrrpSocket:
         sock = self._socket
         if self.interface is not None:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, self.interface.encode() + b"\0")
+        sock.setsockopt(socket.SOL_SOCKET, _SO_TIMESTAMPNS, 1)
         _buffer(sock, _SO_SNDBUFFORCE, socket.SO_SNDBUF, _SEND_BUFFER_BYTES)
         if receive_buffer_bytes is not None:
             _buffer(sock, _SO_RCVBUFFORCE, socket.SO_RCVBUF, receive_buffer_bytes)

@@ -57,8 +57,8 @@ class Receiver(Protocol):
     def stamp(self) -> int:
         """Its slot in the engine's stamps."""
 
-    def packet(self, received: Received) -> None:
-        """A packet for its VRID on its socket."""
+    def packet(self, received: Received, now: Instant) -> None:
+        """A packet for its VRID on its socket, and when it came."""
 
     def kernel_failed(self, error: KernelError) -> None:
         """A netlink request of it was refused."""
@@ -210,18 +210,19 @@ class Engine:
         socket, known = line.socket, line.known
         while left > 0:
             packets = socket.receive_known(RECEIVE_CHUNK, known)
-            # One instant for all that have waited together: their deadlines move together.
-            now = self.kernel.timers.now()
+            # One instant for all that have waited together, that of the last one's arrival: their deadlines move
+            # together, and not later because this process woke up late.
+            now = Instant(self.kernel.timers.now() - socket.waited_ns())
             for each in packets:
                 if type(each) is Received:
-                    self._dispatch(line, each)
+                    self._dispatch(line, each, now)
                 else:
                     each(now)  # type: ignore[operator]
             if len(packets) < RECEIVE_CHUNK:
                 return
             left -= len(packets)
 
-    def _dispatch(self, line: Line, received: Received) -> None:
+    def _dispatch(self, line: Line, received: Received, now: Instant) -> None:
         payload = received.payload
         if len(payload) < 2:
             line.rejects["packet_len_err"] += 1
@@ -231,12 +232,12 @@ class Engine:
             self._unknown(line, received)
             return
         if len(members) == 1:
-            members[0].packet(received)
+            members[0].packet(received, now)
             return
         # Unicast instances may share a VRID: the one that has the sender as its peer; all of them if nobody has.
         known = [m for m in members if any(peer.address == received.source for peer in m.instance.peers)]
         for member in known or list(members):
-            member.packet(received)
+            member.packet(received, now)
 
     def _unknown(self, line: Line, received: Received) -> None:
         line.rejects["unknown_vrid"] += 1

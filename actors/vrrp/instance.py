@@ -48,8 +48,8 @@ from holdfast.kernel.records import Received
 log = logging.getLogger("holdfast.vrrp")
 RECORD_FOLDER = "HOLDFAST_RECORD"
 """Where `holdfast run --record` wants the sessions of the machines."""
-WARM_BEFORE = Duration(400 * US)
-HEAR_BEFORE = Duration(120 * US)
+WARM_BEFORE = Duration(500 * US)
+HEAR_BEFORE = Duration(200 * US)
 DETAIL = 15
 """Between debug and info: keepalived's -D."""
 
@@ -176,25 +176,33 @@ class VrrpActor(LoopActor):
             self._timers.set(self, deadline, self._due_call)
 
     def _nearly_due(self, now: Instant) -> None:
-        """A backup's time is almost up: wakes, warms and hears a little before it, so that nothing but the step is left
-        to do when it comes. The time is busy waiting, two milliseconds a takeover."""
+        """A backup's time is almost up: wakes, warms, hears and steps a little before it, so that nothing is left to do
+        when it comes but to send. The time is busy waiting, two milliseconds a takeover."""
         deadline = self.machine.deadline
         if deadline is None:
             self._deadline = None
             return
         timers = self._timers
-        self._prepare_advert(self.machine.priority)
+        prepared = self._prepare_advert(self.machine.priority)
         while timers.now() < deadline - WARM_BEFORE:
             rehearse(self.instance, 1)
+            if self._line is not None:
+                self._line.socket.probe(prepared)
         while timers.now() < deadline - HEAR_BEFORE:
             pass
         if timers.now() < deadline:
             self._engine.drain()
         if self.machine.deadline != deadline:
             return  # an advert came at the last moment, and with it another deadline
+        # Decided as if it were time; nothing of it is done before it is.
+        at = max(deadline, timers.now())
+        actions = self.machine.step(_DEADLINE, at)
+        if self._recorder is not None:
+            self._recorder.note(self.machine, _DEADLINE, at, actions)
+        self._deadline = None
         while (now := timers.now()) < deadline:
             pass
-        self._due(now)
+        self._carry_out(actions, now)
 
     def _due(self, now: Instant) -> None:
         self._deadline = None
@@ -221,8 +229,8 @@ class VrrpActor(LoopActor):
         if deadline != self._deadline:
             self._await(deadline)
 
-    def packet(self, received: Received) -> None:
-        """A packet for our VRID: the same bytes as last time say the same."""
+    def packet(self, received: Received, now: Instant) -> None:
+        """A packet for our VRID, and when it came: the same bytes as last time say the same."""
         key: object
         if self.instance.family == 4:
             key = said(received.packet)
@@ -238,7 +246,7 @@ class VrrpActor(LoopActor):
         line = self._line
         if isinstance(key, bytes) and line is not None and len(line.members.get(self.instance.vrid, ())) == 1:
             line.known[key] = self._again_call
-        self.take(fact)
+        self.take(fact, now)
 
     def _forget_last(self) -> None:
         """The next packet is judged, whatever it says."""

@@ -13,7 +13,7 @@ from functools import partial
 
 import msgspec
 
-from holdfast.actors.bfd.messages import BfdStateChanged
+from holdfast.actors.bfd.messages import BfdFaltering, BfdStateChanged
 from holdfast.actors.runtime.context import CellContext, Generation
 from holdfast.actors.runtime.linux import kernel_of
 from holdfast.actors.runtime.machine import MS, US, Duration, Instant, S
@@ -32,6 +32,7 @@ from holdfast.actors.vrrp.facts import (
     TrackerKind,
     TrackerReported,
 )
+from holdfast.actors.vrrp.foreseen import rehearse_fault, tracks
 from holdfast.actors.vrrp.instance import VrrpActor
 from holdfast.actors.vrrp.messages import Describe, Description, Done, Release, Resume, VrrpState
 from holdfast.actors.vrrp.options import LeaseMode, MachineOptions, MissingPolicy
@@ -280,10 +281,20 @@ class Room:
     def _tracker(self, envelope: Envelope) -> None:
         fact = tracker_fact(envelope)
         if fact is None:
+            if isinstance(envelope.event, BfdFaltering):
+                self._foresee(envelope.event.session)
             return
         self._trackers[(fact.kind, fact.name)] = fact
         for actor in list(self.actors.values()):
             actor.take(fact)
+
+    def _foresee(self, session: str) -> None:
+        """A session is about to end: the first MASTER whom that concerns gets ready, and with it the others' code."""
+        for actor in self._masters():
+            if tracks(actor.instance, actor.machine.options, session):
+                actor._prepare_advert(0)
+                rehearse_fault(actor.instance, actor.machine.options, session)
+                return
 
     def _address(self, change: AddressChanged) -> None:
         if change.port == self.kernel.requests.port:

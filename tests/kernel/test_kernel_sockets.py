@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import select
 import socket
 import struct
+import time
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -122,6 +124,44 @@ def test_ipv6_with_source_hop_limit_and_checksum(wire: Wire) -> None:
     ]
     assert all(packet.payload[6:8] != b"\0\0" for packet in found)  # the kernel's checksum
     assert {packet.ifindex for packet in found} == {into.ifindex}
+    out.close()
+    into.close()
+
+
+@pytest.mark.parametrize("family", [4, 6])
+def test_how_long_a_packet_waited_is_known(wire: Wire, family: int) -> None:
+    group = "224.0.0.18" if family == 4 else "ff02::12"
+    out, into = opened(wire.a, "eth0", family), opened(wire.b, "eth0", family, groups=[group])
+    assert into.waited_ns() == 0  # nothing was received
+    data = advert4("10.0.0.1", group, 7) if family == 4 else advert6(7)
+
+    def waited(pause_s: float) -> tuple[int, int]:
+        """What the socket says of a packet that we leave there so long, and the longest it can have been."""
+        sent_at = time.monotonic_ns()
+        assert out.send_many([(data, out.destination(group))]) == []
+        select.select([into], [], [], 5)
+        time.sleep(pause_s)
+        assert len(into.receive_known(64, {})) == 1
+        return into.waited_ns(), time.monotonic_ns() - sent_at
+
+    found = [waited(0.001) for _ in range(20)]
+    assert all(wait <= most for wait, most in found)
+    assert any(wait >= 1_000_000 for wait, _ in found)
+    assert waited(0.05)[0] == 0  # this process did not run, and that is not the packet's affair
+    out.close()
+    into.close()
+
+
+@pytest.mark.parametrize("family", [4, 6])
+def test_a_probe_sends_nothing(wire: Wire, family: int) -> None:
+    group = "224.0.0.18" if family == 4 else "ff02::12"
+    out, into = opened(wire.a, "eth0", family), opened(wire.b, "eth0", family, groups=[group])
+    first = out.prepare(advert4("10.0.0.1", group, 1) if family == 4 else advert6(1), out.destination(group))
+    second = out.prepare(advert4("10.0.0.1", group, 2) if family == 4 else advert6(2), out.destination(group))
+    for _ in range(100):
+        out.probe([first])
+    assert out.send_prepared([second]) == []
+    assert [packet.payload[1] for packet in received(into, 1)] == [2]
     out.close()
     into.close()
 

@@ -124,6 +124,25 @@ def test_failover_and_return(network: FakeNetwork, loop: asyncio.AbstractEventLo
     assert reasons[2] == "stalled"
 
 
+def test_the_timer_runs_from_the_arrival_of_the_last_advert(
+    network: FakeNetwork, loop: asyncio.AbstractEventLoop
+) -> None:
+    a, b = Host(network, "a", 1, loop), Host(network, "b", 2, loop)
+    a.configure(one("V", 7, 200, "10.0.0.100"))
+    b.configure(one("V", 7, 100, "10.0.0.100"))
+    run(network, 5)
+    line = b.engine.lines_of("eth0")[0]
+    heard = []
+    for waits_ns in (0, 1_500_000):
+        line.socket.waits_ns = waits_ns  # type: ignore[attr-defined]
+        before = b.room.actors["V"].machine.deadline
+        network.run_until(Instant(network.now + seconds(1)))
+        after = b.room.actors["V"].machine.deadline
+        assert before is not None and after is not None
+        heard.append(after - before)
+    assert heard == [seconds(1), seconds(1) - 1_500_000]
+
+
 def test_link_loss_is_a_fault_and_heals(network: FakeNetwork, loop: asyncio.AbstractEventLoop) -> None:
     a = Host(network, "a", 1, loop)
     a.configure(one("V", 7, 200, "10.0.0.100"))
