@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib
 import sys
-from importlib.metadata import PackageNotFoundError, version
 
 import click
 
@@ -62,13 +61,31 @@ class LazyGroup(click.Group):
 
 def product_version() -> str:
     """The installed version."""
+    # It brings seventy modules along, which a daemon would carry for its whole life.
+    from importlib.metadata import PackageNotFoundError, version  # noqa: PLC0415
+
     try:
         return version("holdfast")
     except PackageNotFoundError:
         return "unknown"
 
 
+def _print_version(context: click.Context, _option: click.Parameter, asked: bool) -> None:
+    """`--version`: as click's own, looked up when it is asked for."""
+    if asked and not context.resilient_parsing:
+        click.echo(f"holdfast, version {product_version()}")
+        context.exit()
+
+
 @click.group(cls=LazyGroup, epilog=EXIT_CODES, context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(product_version(), "-v", "--version", prog_name="holdfast")
+@click.option(
+    "-v",
+    "--version",
+    is_flag=True,
+    is_eager=True,
+    expose_value=False,
+    callback=_print_version,
+    help="Show the version and exit.",
+)
 def main() -> None:
     """High availability and load balancing: keepalived's job, by independent actors on a bus."""

@@ -21,6 +21,14 @@ from holdfast.config.loader import Loaded, load
 ROOMS_OF = {"vrrp": ("vrrp", "watch", "notify", "bfd"), "check": ("ipvs", "checkers", "watch", "notify", "bfd")}
 """What -P and -C leave."""
 
+LIKELY = {
+    b"vrrp_": ("watch", "vrrp", "notify"),
+    b"include": ("watch", "vrrp", "notify"),
+    b"virtual_server": ("ipvs", "checkers"),
+    b"notify": ("notify",),
+}
+"""A word of the file, and who most likely has something to do then."""
+
 GLOBALS = "globals"
 """The slice that a room divided by virtual servers always has."""
 EXIT_FATAL = 4
@@ -42,6 +50,15 @@ class Reading(msgspec.Struct, frozen=True, kw_only=True):
     def read(self) -> Loaded:
         """The keepalived.conf alone."""
         return load(self.path, TABLES, config_id=self.config_id, check_all=self.strict_includes)
+
+    def likely_rooms(self) -> frozenset[str]:
+        """A guess at the rooms that the file asks for, from some words in it: to import them while it is parsed."""
+        try:
+            text = self.path.read_bytes()
+        except OSError:
+            return frozenset()
+        rooms = {room for word, some in LIKELY.items() if word in text for room in some}
+        return frozenset(rooms if self.only is None else rooms & set(ROOMS_OF[self.only]))
 
     def load(self) -> LoadedConfig:
         """Both files, as the supervisor wants them. It runs in a process of its own.

@@ -138,6 +138,7 @@ def run(
         load=reading.load,
         pid_file=pid_file if pid_file is not None else run_dir.absolute() / "holdfast.pid",
         ignore_sigint=ignore_sigint,
+        likely_rooms=reading.likely_rooms,
     )
     sys.exit(supervisor.run(options))
 
@@ -154,14 +155,13 @@ def _dump(reading: Reading, log: logging.Logger) -> None:
 def _configure_log(console: bool, detail: int, facility: str, file: Path | None, *, syslog: bool) -> None:
     """Where lines go, for this process and the cells it forks. detail: how often -D was given."""
     from holdfast.actors.runtime import log  # noqa: PLC0415
-    from holdfast.actors.vrrp.instance import DETAIL  # noqa: PLC0415
 
     target: log.Target = "both" if console and syslog else "console" if console else "syslog" if syslog else "none"
     name = log.FACILITIES.get(int(facility), facility) if facility.isdigit() else facility
     log.configure(target, debug=detail > 1, facility=name)
     root = logging.getLogger()
     if detail == 1:
-        root.setLevel(DETAIL)
+        root.setLevel(log.DETAIL)
     if file is not None:
         handler = logging.FileHandler(file)
         handler.setFormatter(log.ConsoleFormatter())

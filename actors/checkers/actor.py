@@ -9,11 +9,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
+import importlib
 import logging
 import resource
 import time
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import msgspec
@@ -406,6 +407,12 @@ def raise_descriptor_limit() -> None:
 
 # Now, while the supervisor imports: a cell's first turn is not the time for it.
 kinds()
+
+
+def prepare(slices: Mapping[str, bytes]) -> None:
+    """Called before cells are forked: what checks of these slices need is imported once for all of them."""
+    if any(b"DNS_CHECK" in data for data in slices.values()):
+        importlib.import_module("dns.message")
 
 
 def start(context: CellContext) -> None:

@@ -1,16 +1,13 @@
-"""DNS_CHECK: one question over UDP; any answer to it without an error will do (an empty one too)."""
+"""DNS_CHECK: one question over UDP; any answer to it without an error will do (an empty one too).
+
+dnspython (forty modules) is imported by whoever asks a question: most hosts check no name server. `actor.prepare` does
+it before cells are forked when the configuration has such a check.
+"""
 
 from __future__ import annotations
 
 import random
 from collections.abc import Callable
-
-import dns.exception
-import dns.flags
-import dns.message
-import dns.name
-import dns.rcode
-import dns.rdatatype
 
 from holdfast.actors.checkers.base import Outcome, failed, passed
 from holdfast.actors.checkers.config import DnsCheck
@@ -23,6 +20,11 @@ _HEADER_BYTES = 12
 
 def question_of(spec: DnsCheck) -> bytes:
     """The query with id 0, recursion desired, class IN. Raises ValueError when the name or type is none."""
+    import dns.exception  # noqa: PLC0415 - see above, as below
+    import dns.message  # noqa: PLC0415
+    import dns.name  # noqa: PLC0415
+    import dns.rdatatype  # noqa: PLC0415
+
     try:
         name = dns.name.from_text(spec.query_name)
         query = dns.message.make_query(name, dns.rdatatype.from_text(spec.query_type), id=0)
@@ -33,6 +35,11 @@ def question_of(spec: DnsCheck) -> bytes:
 
 def judge_answer(answer: bytes, query_id: int, where: str) -> Outcome | None:
     """None: it answers another question (late, or forged)."""
+    import dns.exception  # noqa: PLC0415
+    import dns.flags  # noqa: PLC0415
+    import dns.message  # noqa: PLC0415
+    import dns.rcode  # noqa: PLC0415
+
     if len(answer) < _HEADER_BYTES:
         return failed(f"{where}: answer of {len(answer)} bytes is no DNS message", reply_bytes=len(answer))
     try:

@@ -30,6 +30,9 @@ _METHODS = {"NAT": Method.NAT, "DR": Method.DR, "TUN": Method.TUN}
 _TUNNELS = {"ipip": TunnelType.IPIP, "gue": TunnelType.GUE, "gre": TunnelType.GRE}
 _CHECKSUMS = {"nocsum": 0, "csum": 1, "remcsum": 2}
 
+PAUSE_EVERY = 512
+"""Destinations that are looked at between two pauses: about a millisecond."""
+
 Destinations = dict[tuple[str, int], DestinationSpec]
 """By (address, port)."""
 
@@ -156,23 +159,47 @@ class Book:
 
         New destinations come before old ones go, so that a service is never without a server in between.
         """
-        orders: list[Order] = []
-        for key, (spec, destinations) in wanted.items():
-            there = self.table.get(key)
-            if there is None:
-                orders.append(ServiceOrder(Verb.ADD, spec))
-                orders.extend(DestinationOrder(Verb.ADD, key, item) for item in destinations.values())
-                continue
-            if there[0] != spec:
-                orders.append(ServiceOrder(Verb.EDIT, spec))
-            for item in destinations.values():
-                verb = _verb(there[1].get(item.key), item)
-                if verb is not None:
-                    orders.append(DestinationOrder(verb, key, item))
-            for old_key, old in there[1].items():
-                if old_key not in destinations:
-                    orders.append(DestinationOrder(Verb.DELETE, key, old))
-        return orders
+        each = (self.settle_one(key, spec, destinations) for key, (spec, destinations) in wanted.items())
+        return [order for orders in each for order in orders if order is not None]
+
+    def settle_by_and_by(
+        self, specs: Iterable[ServiceSpec], destinations: Iterable[DestinationSpec]
+    ) -> Iterator[Order | None]:
+        """The same for services that all have these destinations. None: a good moment to do something else."""
+        every: list[DestinationSpec] = []
+        for destination in destinations:
+            every.append(destination)
+            if not len(every) % PAUSE_EVERY:
+                yield None
+        for spec in specs:
+            placed: Destinations = {}
+            for number, destination in enumerate(every, 1):
+                item = in_service(destination, spec.key)
+                placed[item.key] = item
+                if not number % PAUSE_EVERY:
+                    yield None
+            yield from self.settle_one(spec.key, spec, placed)
+
+    def settle_one(self, key: ServiceKey, spec: ServiceSpec, destinations: Destinations) -> Iterator[Order | None]:
+        """One service of `settle`, with pauses."""
+        service, there = self.table.get(key, (None, {}))
+        if service is None:
+            yield ServiceOrder(Verb.ADD, spec)
+        elif service != spec:
+            yield ServiceOrder(Verb.EDIT, spec)
+        # What is carried out meanwhile is entered in this very table.
+        there = dict(there)
+        for number, item in enumerate(destinations.values(), 1):
+            verb = _verb(there.get(item.key), item)
+            if verb is not None:
+                yield DestinationOrder(verb, key, item)
+            if not number % PAUSE_EVERY:
+                yield None
+        for number, (old_key, old) in enumerate(there.items(), 1):
+            if old_key not in destinations:
+                yield DestinationOrder(Verb.DELETE, key, old)
+            if not number % PAUSE_EVERY:
+                yield None
 
     def remove(self, keys: Iterable[ServiceKey]) -> list[Order]:
         """The orders that remove these services; their destinations go with them."""

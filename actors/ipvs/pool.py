@@ -36,11 +36,14 @@ class Pool:
         "sorry_active",
     )
 
-    def __init__(self, config: VirtualServer, options: Options) -> None:
+    def __init__(self, config: VirtualServer, options: Options, servers: dict[str, Server] | None = None) -> None:
+        """servers: those of the configuration, where somebody has made them already."""
+        if servers is None:
+            servers = {server.name: Server(server, config.name) for server in config.real_servers}
         self.config = config
         self._options = options
         self._specs = service_specs(config)
-        self.servers = {server.name: Server(server, config.name) for server in config.real_servers}
+        self.servers = servers
         self.quorum_up = False
         self.sorry_active = False
         self.panic = False
@@ -67,7 +70,7 @@ class Pool:
 
     def wanted(self) -> Table:
         """What the kernel should have for this virtual server."""
-        return wanted_table(self._specs, self._wanted_destinations())
+        return wanted_table(self._specs, self.wanted_destinations())
 
     def _change(
         self, server: Server, *, alive: bool | None = None, weight: int | None = None, suspected: bool | None = None
@@ -122,12 +125,13 @@ class Pool:
         server.kernel_weight = weight
         return [Put(server.name, destination_spec(server.config, weight))]
 
-    def _wanted_destinations(self) -> Iterator[DestinationSpec]:
+    def wanted_destinations(self) -> Iterator[DestinationSpec]:
+        """What `wanted` has in each service, in its order. Whoever pauses in between sees what has changed since."""
         sorry = self.config.sorry_server
         # Later ones win: a resting sorry server must not overwrite a real server at its address, a serving one must.
         if sorry is not None and sorry.inhibit and not self.sorry_active:
             yield destination_spec(sorry, 0)
-        for server in self.servers.values():
+        for server in list(self.servers.values()):
             weight = server.placement(sorry_active=self.sorry_active)
             if weight is not None:
                 yield destination_spec(server.config, weight)

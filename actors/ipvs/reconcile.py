@@ -11,7 +11,7 @@ from typing import Protocol
 import pykka
 
 from holdfast.actors.ipvs.messages import TableRepaired
-from holdfast.actors.ipvs.plan import Table, differences
+from holdfast.actors.ipvs.plan import PAUSE_EVERY, Table, differences, wanted_table
 from holdfast.actors.ipvs.service import ServiceMachine
 from holdfast.actors.ipvs.service_actor import ServiceActor
 from holdfast.actors.ipvs.views import Found
@@ -120,9 +120,11 @@ class Reconciler:
         }
         different: list[str] = []
         touched: set[str] = set()
-        for name, machine in whole.machines.items():
-            here = differences(machine.wanted(), actual)
-            if here:
+        for name, machine in list(whole.machines.items()):
+            wanted = await self._wanted(machine)
+            if whole.writer.busy or whole.writer.version != version or name not in whole.machines:
+                return 0
+            if any(wanted[key] != actual.get(key) for key in wanted) and (here := differences(wanted, actual)):
                 touched.add(name)
                 different.extend(here)
         if not different:
@@ -141,6 +143,16 @@ class Reconciler:
                 self._repair(name, actual)
         return len(different)
 
+    async def _wanted(self, machine: ServiceMachine) -> Table:
+        """What the machine wants, with turns of the loop in between: a service may have ten thousand servers."""
+        destinations = []
+        for destination in machine.wanted_destinations():
+            destinations.append(destination)
+            if not len(destinations) % PAUSE_EVERY:
+                await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        return wanted_table(machine.specs(), destinations)
+
     def _repair(self, name: str, actual: Table) -> None:
         whole = self._whole
         machine = whole.machines[name]
@@ -150,4 +162,4 @@ class Reconciler:
                 whole.writer.book.observe(key, None)
             else:
                 whole.writer.book.observe(key, there[0], there[1].values())
-        whole.writer.settle(NOBODY, machine.wanted)
+        whole.writer.settle(NOBODY, machine)

@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from holdfast.actors.checkers.messages import CheckResult, Target
 from holdfast.actors.ipvs.facts import CheckForgotten, CheckReported
+from holdfast.actors.ipvs.intake import Pace
 from holdfast.actors.runtime.machine import Fact
 from holdfast.bus.envelope import Envelope
 from holdfast.bus.messages import EventId
@@ -37,13 +38,17 @@ class Results:
             if before is not None:
                 self._forget(subject, before, ())
 
-    def repeat(self, name: str) -> None:
+    async def repeat(self, name: str, pace: Pace) -> None:
         """A virtual server that a reload brought or changed hears what its checks have said before."""
-        for subject, cause in self._reporting.get(name, {}).items():
-            event = self._newest[subject]
+        for subject in list(self._reporting.get(name, ())):
+            # Meanwhile it may have said something new, or be gone.
+            cause, event = self._reporting.get(name, {}).get(subject), self._newest.get(subject)
+            if cause is None or event is None:
+                continue
             for target in event.targets:
                 if target.virtual_server == name:
                     self._report(target, event, cause)
+                    await pace.after(1)
 
     def _forget(self, subject: str, before: CheckResult, left: tuple[Target, ...]) -> None:
         """A check does not speak for some servers any more."""

@@ -26,12 +26,14 @@ from holdfast.actors.ipvs.facts import (
     Started,
     Stopped,
 )
+from holdfast.actors.ipvs.intake import Pace, decode_service, make_servers
 from holdfast.actors.ipvs.marking import LoadRules, Marking
 from holdfast.actors.ipvs.messages import DirectorState, Done, Drain, GetServices, Reconcile, Services, ServiceView
 from holdfast.actors.ipvs.plan import in_service, service_specs
 from holdfast.actors.ipvs.reconcile import NOBODY, Reconciler, read_services
 from holdfast.actors.ipvs.restore import formers
 from holdfast.actors.ipvs.results import Results
+from holdfast.actors.ipvs.server import Server
 from holdfast.actors.ipvs.service import ServiceMachine
 from holdfast.actors.ipvs.service_actor import ServiceActor
 from holdfast.actors.ipvs.syncd import SyncDaemons
@@ -55,9 +57,6 @@ log = logging.getLogger("holdfast.ipvs")
 GLOBALS = "globals"
 REOPEN_AFTER_S = 10.0
 """How often a kernel without IPVS is asked again."""
-
-TURN_SERVERS = 128
-"""Real servers whose configuration is taken in before the loop has its next turn: some milliseconds."""
 
 OpenTable = Callable[[str | None], IpvsTable]
 
@@ -88,6 +87,8 @@ class Room:
         self._draining: set[str] = set()
         self._state: DirectorState | None = None
         self._stopping = False
+        self._written: asyncio.Future[None] = ctx.loop.create_future()
+        """Done when the table is as the first configuration wants it, or when that has to wait for the kernel."""
         settings = ctx.settings.ipvs
         self._reconciler = Reconciler(self, settings.reconcile, settings.reconcile_every_s)
         for subject in (f"director/{ctx.cell}", "director", "rs"):
@@ -95,6 +96,8 @@ class Room:
         ctx.on_stop(self.stop)
         ctx.on_dump(self.dump)
         ctx.slices("ipvs", self.apply)
+        if ctx.slices_of("ipvs"):
+            ctx.first_work.append(self._written)
 
     def now(self) -> Instant:
         """The clock of the timers."""
@@ -136,17 +139,23 @@ class Room:
         if self.table is None:
             return
         self._take_globals(generation)
+        self.writer.first = not self._written.done()
         for name in removed:
             self._marking.forget(name)
             self._remove(name)
-        pace = _Pace()
+        pace = Pace()
         for config in changed.values():
             known = self.actors.get(config.name)
             if known is not None:
                 known.tell(Reconfigured(config, self.globals.rs_init_notifies))
+                await pace.after(1 + len(config.real_servers))
             else:
-                self._create(config, self._formers.pop(config.name, None))
-            await pace.after(config)
+                servers = await make_servers(config, pace)
+                self._create(config, self._formers.pop(config.name, None), servers)
+        if not self._written.done():
+            await self.writer.written()
+            self.writer.first = False
+            self._tell_written()
         if self._marking.needs_change(self.globals):
             await self.writer.idle()
             await self._marking.apply(self.globals)
@@ -156,18 +165,17 @@ class Room:
             self._checks = self.bus.subscribe("check/", self._results.take)
         elif changed:
             for name in changed:
-                self._results.repeat(name)
+                await self._results.repeat(name, pace)
         self._reconciler.start()
 
     async def _decode(self, generation: Generation, *, everything: bool) -> dict[str, VirtualServer]:
         found: dict[str, VirtualServer] = {}
         names = generation.slices if everything else generation.changed
-        pace = _Pace()
+        pace = Pace()
         for name in names:
             if name != GLOBALS:
-                config = msgspec.msgpack.decode(generation.slices[name], type=VirtualServer)
+                config = await decode_service(generation.slices[name], pace)
                 found[name] = self._marking.rewrite(config, self.globals)
-                await pace.after(found[name])
         return found
 
     async def _open(self, configs: list[VirtualServer], settings: IpvsGlobals) -> None:
@@ -179,6 +187,7 @@ class Room:
             except KernelError as error:
                 # Unlike keepalived, whose every part ends here, the rest of holdfast goes on without load balancing.
                 log.error("IPVS: Can't initialize ipvs: %s", error.text or error)
+                self._tell_written()
                 await asyncio.sleep(REOPEN_AFTER_S)
         table = self.table
         self._syncd = SyncDaemons(table)
@@ -207,6 +216,11 @@ class Room:
         ]
         for refusal in table.apply([ServiceOrder(Verb.DELETE, spec) for spec in stale]):
             log.error("%s", refusal.error)
+
+    def _tell_written(self) -> None:
+        """Nobody needs to wait for the first table any longer."""
+        if not self._written.done():
+            self._written.set_result(None)
 
     def _take_globals(self, generation: Generation) -> None:
         assert self.table is not None
@@ -250,8 +264,8 @@ class Room:
             drain_command_timeout_s=settings.ipvs.drain_command_s,
         )
 
-    def _create(self, config: VirtualServer, former: Former | None) -> None:
-        machine = ServiceMachine(config, self._options(), former)
+    def _create(self, config: VirtualServer, former: Former | None, servers: dict[str, Server]) -> None:
+        machine = ServiceMachine(config, self._options(), former, servers)
         ref = ServiceActor.start(machine, self)
         self.machines[config.name] = machine
         self.actors[config.name] = ref
@@ -426,20 +440,6 @@ class Room:
 def _marking(settings: IpvsGlobals) -> tuple[str | None, int]:
     """What decides whether, and with which marks, groups are served by mark."""
     return settings.nftables_table, settings.nftables_start_fwmark
-
-
-class _Pace:
-    """Gives the loop a turn after every so many real servers."""
-
-    def __init__(self) -> None:
-        self._servers = 0
-
-    async def after(self, config: VirtualServer) -> None:
-        """Called after each virtual server."""
-        self._servers += 1 + len(config.real_servers)
-        if self._servers >= TURN_SERVERS:
-            self._servers = 0
-            await asyncio.sleep(0)
 
 
 def _tell_failure(task: asyncio.Task[None]) -> None:

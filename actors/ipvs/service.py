@@ -8,7 +8,9 @@ service's event. The pool's building blocks are in `pool.py`, a server's books i
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Iterable, Iterator
+from itertools import chain
 
 from holdfast.actors.ipvs.config import RealServer, VirtualServer
 from holdfast.actors.ipvs.facts import (
@@ -40,6 +42,9 @@ from holdfast.bus.messages import EventId, Reason, ReasonKind
 COUNT_EVERY = seconds(1.0)
 """How often a draining server's connections are counted."""
 
+TELL_AT_ONCE = 256
+"""Events of one step; a service that starts with more servers tells of the others in the steps after it."""
+
 RETRY_AFTER = seconds(2.0)
 """After which a destination that the kernel refused is tried again."""
 
@@ -47,11 +52,19 @@ RETRY_AFTER = seconds(2.0)
 class ServiceMachine(Pool):
     """One virtual server. Not shared between threads."""
 
-    __slots__ = ("_count_at", "_retry_at", "_settle_again", "restored")
+    __slots__ = ("_count_at", "_retry_at", "_settle_again", "_tell_at", "_untold", "restored")
 
-    def __init__(self, config: VirtualServer, options: Options, former: Former | None = None) -> None:
-        super().__init__(config, options)
+    def __init__(
+        self,
+        config: VirtualServer,
+        options: Options,
+        former: Former | None = None,
+        servers: dict[str, Server] | None = None,
+    ) -> None:
+        super().__init__(config, options, servers)
         self.restored = former is not None
+        self._untold: deque[Iterator[Publish]] = deque()
+        self._tell_at: Instant | None = None
         self._count_at: Instant | None = None
         self._retry_at: Instant | None = None
         self._settle_again = False
@@ -67,11 +80,17 @@ class ServiceMachine(Pool):
     @property
     def deadline(self) -> Instant | None:
         """When `step(Deadline(), now)` is wanted."""
-        wanted = [at for at in (self._count_at, self._retry_at) if at is not None]
+        wanted = [at for at in (self._count_at, self._retry_at, self._tell_at) if at is not None]
         return min(wanted) if wanted else None
 
     def step(self, fact: Fact, now: Instant) -> list[Action]:
         """Takes one fact and returns what is to be done, in order."""
+        if self._untold and not isinstance(fact, Deadline):
+            # What comes in between must not be told before what was before it.
+            return self._tell_all() + self._taken(fact, now)
+        return self._taken(fact, now)
+
+    def _taken(self, fact: Fact, now: Instant) -> list[Action]:
         match fact:
             case CheckReported():
                 return self._reported(fact, now)
@@ -86,7 +105,7 @@ class ServiceMachine(Pool):
             case DrainAsked():
                 return self._drain_asked(fact, now)
             case Started():
-                return self._started()
+                return self._started(now)
             case Reconfigured():
                 return self._reconfigured(fact, now)
             case Removed():
@@ -98,7 +117,7 @@ class ServiceMachine(Pool):
 
     # -- start, reload, stop ----------------------------------------------------------------------------------------
 
-    def _started(self) -> list[Action]:
+    def _started(self, now: Instant) -> list[Action]:
         kind = ReasonKind.RESTARTED if self.restored else ReasonKind.STARTED
         reason = self._reason(kind)
         for server in self.servers.values():
@@ -109,12 +128,36 @@ class ServiceMachine(Pool):
         quorum = self._update_quorum(starting=not self.restored, settled=True)
         actions: list[Action] = [action for action in quorum if isinstance(action, Log)]
         actions.append(Settle())
-        for server in self.servers.values():
-            announce = self._options.rs_init_notifies and server.alive and not self.restored
-            actions.append(self._server_event(server, None, reason, announce=announce))
+        announced = self._options.rs_init_notifies and not self.restored
+        servers = list(self.servers.values())
+        self._tell_by_and_by(
+            self._server_event(server, None, reason, announce=announced and server.alive) for server in servers
+        )
         told = [action for action in quorum if isinstance(action, Publish)]
-        actions.extend(told or [self._service_event(None, reason)])
+        self._tell_by_and_by(told or [self._service_event(None, reason)])
+        actions.extend(self._tell_some(now))
         return actions
+
+    def _tell_by_and_by(self, events: Iterable[Publish]) -> None:
+        """Events that are told after all others of this kind, TELL_AT_ONCE in a step."""
+        self._untold.append(iter(events))
+
+    def _tell_all(self) -> list[Action]:
+        told: list[Action] = [*chain.from_iterable(self._untold)]
+        self._untold.clear()
+        self._tell_at = None
+        return told
+
+    def _tell_some(self, now: Instant) -> list[Action]:
+        told: list[Action] = []
+        while self._untold and len(told) < TELL_AT_ONCE:
+            event = next(self._untold[0], None)
+            if event is None:
+                self._untold.popleft()
+            else:
+                told.append(event)
+        self._tell_at = now if self._untold else None
+        return told
 
     def _reconfigured(self, fact: Reconfigured, now: Instant) -> list[Action]:
         new = fact.config
@@ -139,7 +182,7 @@ class ServiceMachine(Pool):
             if known is None or known.leaving:
                 known = Server(config, new.name)
                 changed.append((known, None))
-            else:
+            elif known.config != config:
                 was_alive = known.alive
                 lines = self._adopt(known, config)
                 actions.extend(lines)
@@ -154,14 +197,18 @@ class ServiceMachine(Pool):
         actions.extend(action for action in quorum if isinstance(action, Log))
         actions.append(Settle())
         actions.extend(events)
-        for server, old_up in changed:
-            if old_up is None:
-                announce = fact.rs_init_notifies and server.alive
-            else:
-                announce = server.alive != old_up
-            actions.append(self._server_event(server, old_up, reason, announce=announce))
-        told = [action for action in quorum if isinstance(action, Publish)]
-        actions.extend(told or [self._service_event(self.quorum_up, reason)])
+        self._tell_by_and_by(
+            self._server_event(
+                server,
+                old_up,
+                reason,
+                announce=fact.rs_init_notifies and server.alive if old_up is None else server.alive != old_up,
+            )
+            for server, old_up in changed
+        )
+        news = [action for action in quorum if isinstance(action, Publish)]
+        self._tell_by_and_by(news or [self._service_event(self.quorum_up, reason)])
+        actions.extend(self._tell_some(now))
         return actions
 
     def _adopt(self, server: Server, config: RealServer) -> list[Action]:
@@ -431,6 +478,9 @@ class ServiceMachine(Pool):
 
     def _deadline_passed(self, now: Instant) -> list[Action]:
         actions: list[Action] = []
+        if self._tell_at is not None:
+            others = [at for at in (self._count_at, self._retry_at) if at is not None]
+            actions.extend(self._tell_all() if others and now >= min(others) else self._tell_some(now))
         if self._count_at is not None and now >= self._count_at:
             draining = self._draining()
             self._count_at = later(now, COUNT_EVERY) if draining else None

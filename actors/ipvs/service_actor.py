@@ -130,7 +130,7 @@ class ServiceActor(LoopActor):
 
     def _settle(self) -> None:
         old, self._keys = self._keys, self.machine.kernel_keys()
-        self._around.writer.settle(self, self.machine.wanted, old)
+        self._around.writer.settle(self, self.machine, old)
 
     def _tell(self, action: Publish, intent: Intent | None, ids: list[EventId]) -> None:
         def publish() -> None:

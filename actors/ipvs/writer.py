@@ -16,7 +16,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Protocol
 
-from holdfast.actors.ipvs.plan import Book, Table
+from holdfast.actors.ipvs.plan import Book
 from holdfast.kernel.base import KernelError
 from holdfast.kernel.ipvs_types import (
     DestinationOrder,
@@ -25,6 +25,7 @@ from holdfast.kernel.ipvs_types import (
     Order,
     ServiceKey,
     ServiceOrder,
+    ServiceSpec,
     Verb,
 )
 
@@ -50,15 +51,25 @@ class Owner(Protocol):
         """Somebody else took a service away."""
 
 
+class Settled(Protocol):
+    """What `settle` asks of the machine of a virtual server."""
+
+    def specs(self) -> list[ServiceSpec]:
+        """Its services."""
+
+    def wanted_destinations(self) -> Iterator[DestinationSpec]:
+        """What each of them is to have."""
+
+
 class Intent:
-    """One wish of a virtual server; `make` gives its orders when its turn comes.
+    """One wish of a virtual server; `make` gives its orders when its turn comes, and None for a turn of the loop.
 
     refused: some order of it was. lost: services that are not in the kernel, so that their destinations cannot be.
     """
 
     __slots__ = ("lost", "make", "owner", "refused", "server")
 
-    def __init__(self, owner: Owner, server: str, make: Callable[[], Iterable[Order]]) -> None:
+    def __init__(self, owner: Owner, server: str, make: Callable[[], Iterable[Order | None]]) -> None:
         self.owner = owner
         self.server = server
         self.make = make
@@ -76,11 +87,13 @@ class Writer:
         self._loop = loop
         self._table = table
         self._intents: deque[Intent] = deque()
-        self._current: tuple[Intent, Iterator[Order]] | None = None
+        self._current: tuple[Intent, Iterator[Order | None]] | None = None
         self._told: deque[tuple[int, float, Callable[[], None]]] = deque()
         self._submitted = 0
         self._done = 0
         self._scheduled = False
+        self.first = False
+        """The first table is under way: the world hears of it when it is complete, however long that takes."""
         self._idle: list[asyncio.Future[None]] = []
 
     def open(self, table: IpvsTable) -> None:
@@ -90,14 +103,16 @@ class Writer:
 
     # -- wishes -----------------------------------------------------------------------------------------------------
 
-    def settle(self, owner: Owner, wanted: Callable[[], Table], old_keys: Iterable[ServiceKey] = ()) -> Intent:
-        """These services are to be like this. old_keys: services the owner had before: they go unless wanted."""
+    def settle(self, owner: Owner, machine: Settled, old_keys: Iterable[ServiceKey] = ()) -> Intent:
+        """The machine's services are to be as it wants them. old_keys: those that the owner had before; they go unless
+        it still wants them."""
         old = list(old_keys)
 
-        def make() -> Iterable[Order]:
-            table = wanted()
-            yield from self.book.settle(table)
-            yield from self.book.remove(key for key in old if key not in table)
+        def make() -> Iterator[Order | None]:
+            specs = machine.specs()
+            yield from self.book.settle_by_and_by(specs, machine.wanted_destinations())
+            kept = {spec.key for spec in specs}
+            yield from self.book.remove(key for key in old if key not in kept)
 
         return self._submit(Intent(owner, "", make))
 
@@ -125,6 +140,11 @@ class Writer:
             self._idle.append(future)
             self._schedule()
             await future
+
+    async def written(self) -> None:
+        """Waits until all orders are carried out."""
+        while self.busy:
+            await asyncio.sleep(0)
 
     @property
     def busy(self) -> bool:
@@ -166,11 +186,14 @@ class Writer:
                 intent = self._intents.popleft()
                 self._current = (intent, iter(intent.make()))
             intent, stream = self._current
-            order = next(stream, None)
-            if order is None:
+            try:
+                order = next(stream)
+            except StopIteration:
                 self._current = None
                 self._done += 1
                 continue
+            if order is None:
+                break
             orders.append(order)
             origins.append(intent)
             # The next intention of this very chunk is measured against what this one will have done.
@@ -241,7 +264,7 @@ class Writer:
         if not self._told:
             return
         now = time.monotonic()
-        if self.busy and now - self._told[0][1] < TELL_LATEST_S:
+        if self.busy and (self.first or now - self._told[0][1] < TELL_LATEST_S):
             return
         until = now + TELL_S
         while self._told and self._told[0][0] <= self._done:

@@ -13,9 +13,6 @@ import socket
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable
-from email.message import EmailMessage
-from email.policy import SMTP
-from email.utils import formatdate
 
 import msgspec
 
@@ -153,6 +150,11 @@ def sender_of(config: Mail) -> str:
 
 def compose(config: Mail, mail: MailText, at: float) -> bytes:
     """The whole message. at: seconds since the epoch."""
+    # Imported when the first mail is written: most hosts never send one.
+    from email.message import EmailMessage  # noqa: PLC0415
+    from email.policy import SMTP  # noqa: PLC0415
+    from email.utils import formatdate  # noqa: PLC0415
+
     message = EmailMessage(policy=SMTP)
     message["Date"] = formatdate(at, localtime=True)
     message["From"] = sender_of(config)
@@ -166,7 +168,6 @@ def compose(config: Mail, mail: MailText, at: float) -> bytes:
 
 async def deliver_by_smtp(config: Mail, sender: str, message: bytes) -> None:
     """HELO, MAIL FROM, RCPT TO each, DATA, QUIT. Raises when the server does not take it."""
-    # Imported when the first mail is sent: most hosts never send one.
     import aiosmtplib  # noqa: PLC0415
 
     client = aiosmtplib.SMTP(

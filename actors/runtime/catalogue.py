@@ -9,6 +9,7 @@ import encodings.ascii  # noqa: F401 - opened files of the kernel name it; once 
 import importlib
 import logging
 import pkgutil
+from collections.abc import Mapping
 
 import msgspec
 
@@ -51,3 +52,10 @@ def warm(room: str) -> None:
                 # A type that cannot be decoded on its own is not decoded in a cell either.
                 with contextlib.suppress(TypeError, NameError):
                     msgspec.msgpack.Decoder(kind)
+
+
+def prepare(room: str, slices: Mapping[str, bytes]) -> None:
+    """Lets a room import what only some configurations need: `holdfast.actors.<room>.actor:prepare(slices)`, if any."""
+    ask = getattr(importlib.import_module(f"holdfast.actors.{room}.actor"), "prepare", None)
+    if ask is not None:
+        ask(slices)

@@ -27,7 +27,7 @@ from holdfast.actors.runtime.context import CellContext, Generation
 from holdfast.actors.runtime.messages import ConfigGeneration, ConfigSlice, Orders
 from holdfast.actors.runtime.placement import CellPlan, Slices, digest, start_order
 from holdfast.actors.runtime.scheduling import CellScheduling, ProcessPlace
-from holdfast.actors.runtime.surroundings import HURRIED_NICE
+from holdfast.actors.runtime.surroundings import FIRST_NICE, HURRIED_NICE
 from holdfast.bus import rundir
 from holdfast.bus.cellbus import CellBus
 from holdfast.bus.codec import encode
@@ -76,6 +76,8 @@ class CellStart(msgspec.Struct):
     """What the fork brought along of the supervisor's own scheduling."""
     hurried: bool = False
     """It goes on from a former life, and others wait: ahead of ordinary processes until it is ready."""
+    first: bool = False
+    """Addresses or services wait for it: ahead of the other cells until it is ready."""
 
 
 def start_of(room: str) -> Start:
@@ -108,6 +110,11 @@ def run_cell(start: CellStart, orders: socket.socket, parent: int) -> NoReturn:
         own = start.scheduling.own
         if start.hurried:
             own = msgspec.structs.replace(own, nice=HURRIED_NICE)
+        elif start.first and own.nice is None and os.getpriority(os.PRIO_PROCESS, 0) == 0:
+            # Where that is not allowed it starts like any other.
+            with contextlib.suppress(OSError):
+                os.setpriority(os.PRIO_PROCESS, 0, FIRST_NICE)
+                own = msgspec.structs.replace(own, nice=FIRST_NICE)
         place.put(msgspec.structs.replace(start.scheduling, own=own))
         if start.scheduling.namespace is not None:
             enter_network_namespace(start.scheduling.namespace)
@@ -185,11 +192,18 @@ class _Cell:
         gc.freeze()
         gc.set_threshold(_GC_THRESHOLD, 20, 50)
         self._tell(Orders("ready", number=self.number, cpu_ms=time.process_time() * 1000))
-        self.place.put(self.start.scheduling)
+        if self.context.first_work:
+            asyncio.gather(*self.context.first_work, return_exceptions=True).add_done_callback(self._settled_in)
+        else:
+            self.place.put(self.start.scheduling)
         self._beat()
         self.bus.subscribe(f"slice/{quote(self.name)}", self._config_event)
         if self.bus.restored:
             self.loop.call_later(self.start.settings.cells.settle_after_s, self._settle)
+
+    def _settled_in(self, _done: object) -> None:
+        self.context.first_work.clear()
+        self.place.put(self.start.scheduling)
 
     def _start_room(self, room: str, slices: dict[str, bytes]) -> None:
         self.context.configure(room, self.number, slices)

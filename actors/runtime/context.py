@@ -70,6 +70,8 @@ class CellContext:
         self.restored: list[Envelope] = restored or []
         self.died_at: Instant | None = None
         """When the former life of this cell ended, on the monotonic clock, as its supervisor saw it; None: unknown."""
+        self.first_work: list[asyncio.Future[None]] = []
+        """What a room has begun in its start and others wait for: so long the cell stays ahead of the others."""
         self._stop_hooks: list[StopHook] = []
         self._hand_over_hooks: list[StopHook] = []
         self._dump_hooks: list[TextHook] = []

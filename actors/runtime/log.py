@@ -18,6 +18,9 @@ from typing import Any, Literal
 
 Target = Literal["console", "syslog", "both", "none"]
 
+DETAIL = 15
+"""Between debug and info: keepalived's -D."""
+
 FACILITIES = {0: "local0", 1: "local1", 2: "local2", 3: "local3", 4: "local4", 5: "local5", 6: "local6", 7: "local7"}
 DEFAULT_FACILITY = "daemon"
 _DEV_LOG = "/dev/log"

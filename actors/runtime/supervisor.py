@@ -16,13 +16,13 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 import msgspec
 
 from holdfast.actors.runtime import handover, placement, process, scheduling, surroundings
-from holdfast.actors.runtime.catalogue import warm
+from holdfast.actors.runtime.catalogue import prepare, warm
 from holdfast.actors.runtime.cell import CellStart, Start, start_of
 from holdfast.actors.runtime.children import Backoff, Child, waves_of
 from holdfast.actors.runtime.dumps import Dumps
@@ -56,6 +56,8 @@ log = logging.getLogger(__name__)
 
 STOP_S = 2.0
 USUAL_ROOMS = frozenset({"watch", "vrrp", "notify"})
+FIRST_ROOMS = frozenset({"watch", "vrrp", "bfd", "ipvs"})
+"""Their cells are forked first, each as soon as its own rooms are imported: addresses and services wait for them."""
 EXIT_MISTAKES = 5
 """keepalived's code for a configuration with mistakes in it: a reload does not take it."""
 LAST_WORDS_MS = 50
@@ -70,6 +72,7 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
 
     own_run_dir: False: nobody chose run_dir, so the `instance` and `net_namespace` keywords add to it.
     command: how to start it again for `holdfast restart`; None: it cannot be.
+    likely_rooms: a guess at the rooms that the configuration asks for; they are imported while it is read.
     pid_file: None writes none. data_file, statistics_file: where USR1 and USR2 put their dumps.
     """
 
@@ -82,6 +85,7 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     starters: Mapping[str, Start] = msgspec.field(default_factory=dict)
     command: handover.Command | None = None
     ignore_sigint: bool = False
+    likely_rooms: Callable[[], frozenset[str]] | None = None
 
 
 def run(options: Options) -> int:
@@ -105,6 +109,7 @@ def probe(options: Options) -> int:
         for room in plan.rooms:
             start_of(room)
             warm(room)
+            prepare(room, plan.slices[room])
     return 0
 
 
@@ -143,8 +148,9 @@ class Supervisor:
         self.loop = asyncio.get_running_loop()
         reading = self.loop.create_task(load_apart(self.options.load, hurried=self._hurry.on))
         await asyncio.sleep(0)
-        # While another process reads the configuration, this one imports what hardly any can do without.
-        self._import_rooms(sorted(USUAL_ROOMS - set(self.options.starters)))
+        # While another process reads the configuration, this one imports what it will most likely ask for.
+        likely = USUAL_ROOMS if self.options.likely_rooms is None else self.options.likely_rooms()
+        self._import_rooms(sorted(likely, key=placement.start_order), {})
         loaded = await reading
         _show(loaded.diagnostics)
         if loaded.exit_code:
@@ -190,10 +196,10 @@ class Supervisor:
     def _start(self, loaded: LoadedConfig) -> None:
         self.number = 1 if self._left is None else self._left.number
         plans = placement.plan(loaded.slices, self.settings)
-        self._import(plans)
-        # Everything that is there now is there for good: cells share these pages as long as nobody writes to them.
+        boot_id()
+        with contextlib.suppress(ImportError):
+            importlib.import_module("uvloop")
         gc.collect()
-        gc.freeze()
         for number, handler in (
             (signal.SIGTERM, self._stop_asked.set),
             (signal.SIGINT, _nothing if self.options.ignore_sigint else self._stop_asked.set),
@@ -205,10 +211,13 @@ class Supervisor:
             self.loop.add_signal_handler(number, handler)
         wanted_at = self.loop.time()
         adopted = {} if self._left is None else {cell.name: cell for cell in self._left.cells}
-        for plan in plans.values():
+        for plan in sorted(plans.values(), key=_urgency):
             if plan.name in adopted:
                 self._adopt(plan, adopted[plan.name])
             else:
+                self._import_rooms(plan.rooms, plan.slices)
+                # What is there now is there for good: cells share these pages as long as nobody writes to them.
+                gc.freeze()
                 self._add(plan, wanted_at)
         leaving = [self._adopt(CellPlan(name, (), {}), cell) for name, cell in adopted.items() if name not in plans]
         # The first cells are forked before this process has a socket or a thread of its own.
@@ -232,18 +241,13 @@ class Supervisor:
         if adopted:
             self._handing_over = self._spawn(self._hand_over_cells(leaving))
 
-    def _import(self, plans: Mapping[str, CellPlan]) -> None:
-        """What the cells need is imported, and read, once, here."""
-        boot_id()
-        rooms = {room for plan in plans.values() for room in plan.rooms}
-        self._import_rooms(sorted(rooms - set(self.options.starters)))
-        with contextlib.suppress(ImportError):
-            importlib.import_module("uvloop")
-
-    def _import_rooms(self, rooms: Iterable[str]) -> None:
+    def _import_rooms(self, rooms: Iterable[str], slices: Mapping[str, Mapping[str, bytes]]) -> None:
+        """What cells with these rooms need is imported, and made ready, once and here."""
         for room in rooms:
-            start_of(room)
-            warm(room)
+            if room not in self.options.starters:
+                start_of(room)
+                warm(room)
+                prepare(room, slices.get(room, {}))
 
     def _watchdog(self) -> None:
         self._systemd.alive()
@@ -343,6 +347,7 @@ class Supervisor:
             scheduling=scheduling.of_cell(child.plan.rooms, self.process),
             inherited=msgspec.structs.replace(self._place.wanted.own, realtime_priority=None, lock_memory=False),
             hurried=self._hurry.on or child.died_at_ns is not None,
+            first=not FIRST_ROOMS.isdisjoint(child.plan.rooms),
         )
         child.fork(start, self.loop, self._heard)
 
@@ -543,7 +548,8 @@ class Supervisor:
         return Reason(kind=ReasonKind.RELOAD, node=self.bus.node, subject="config/current", evidence=evidence)
 
     async def _put_in_force(self, plans: dict[str, CellPlan]) -> int:
-        self._import(plans)
+        for plan in plans.values():
+            self._import_rooms(plan.rooms, plan.slices)
         changed = 0
         leaving = [child for name, child in self.children.items() if name not in plans]
         for plan in plans.values():
@@ -662,6 +668,11 @@ class Supervisor:
         waiting = [child.exited for child in cells if child.alive and child.exited is not None]
         if waiting:
             await asyncio.wait(waiting, timeout=1.0)
+
+
+def _urgency(plan: CellPlan) -> int:
+    """In which order cells are forked: those of the fail-over path, the director, then the others."""
+    return 0 if "vrrp" in plan.rooms else 1 if not FIRST_ROOMS.isdisjoint(plan.rooms) else 2
 
 
 def _signal_name(number: int | None) -> str | None:

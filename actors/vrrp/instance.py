@@ -14,6 +14,7 @@ from typing import Any, ClassVar, Protocol
 import msgspec
 
 from holdfast.actors.runtime.actor import LoopActor
+from holdfast.actors.runtime.log import DETAIL
 from holdfast.actors.runtime.machine import US, Action, Deadline, Duration, Fact, Instant
 from holdfast.actors.vrrp import actions as act
 from holdfast.actors.vrrp.config import VrrpInstance
@@ -50,8 +51,6 @@ RECORD_FOLDER = "HOLDFAST_RECORD"
 """Where `holdfast run --record` wants the sessions of the machines."""
 WARM_BEFORE = Duration(500 * US)
 HEAR_BEFORE = Duration(200 * US)
-DETAIL = 15
-"""Between debug and info: keepalived's -D."""
 
 _DEADLINE = Deadline()
 
