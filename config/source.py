@@ -32,13 +32,13 @@ _DEFINITION = re.compile(r"\$([A-Za-z_][A-Za-z0-9_]*)=")
 
 
 class Line:
-    """One line to be parsed. text: stripped. column: of its first character; 0: not counted yet, `raw` has it.
+    """One line to be parsed. text: stripped. column: of its first character.
 
     plain: no quotes, nothing to expand. spans: where pieces of the text came from, as (index in text, column); a
     negative column is that of a definition's use: all characters of the piece stand there.
     """
 
-    __slots__ = ("column", "file", "number", "plain", "raw", "spans", "text")
+    __slots__ = ("column", "file", "number", "plain", "spans", "text")
 
     def __init__(
         self, text: str, file: str, number: int, column: int, spans: tuple[tuple[int, int], ...] | None = None
@@ -48,13 +48,10 @@ class Line:
         self.number = number
         self.column = column
         self.spans = spans
-        self.raw = ""
         self.plain = False
 
     def column_at(self, index: int) -> int:
         """The column, from 1, of the character at `index`."""
-        if not self.column:
-            self.column = len(self.raw) - len(self.raw.lstrip(BLANKS)) + 1
         column = self.column + index
         for start, at in self.spans or ():
             if start > index:
@@ -83,19 +80,34 @@ class Line:
 
 
 class _OpenFile:
-    """A file being read. next: index of the line to come. check: what plain includes in it demand."""
+    """A file being read. next: index of the line to come. check: what plain includes in it demand.
 
-    __slots__ = ("check", "directory", "identity", "lines", "name", "next")
+    Its lines are cut off one by one: all of a large file at once would be as much memory again.
+    """
 
-    def __init__(
-        self, name: str, directory: str, lines: list[str], identity: tuple[int, int], check: frozenset[str]
-    ) -> None:
+    __slots__ = ("_at", "_text", "check", "directory", "identity", "name", "next")
+
+    def __init__(self, name: str, directory: str, text: str, identity: tuple[int, int], check: frozenset[str]) -> None:
         self.name = name
         self.directory = directory
-        self.lines = lines
         self.next = 0
         self.identity = identity
         self.check = check
+        self._text = text
+        self._at = 0
+
+    def line(self) -> str | None:
+        """The next line as it stands in the file; None at its end."""
+        start = self._at
+        if start < 0:
+            return None
+        self.next += 1
+        end = self._text.find("\n", start)
+        if end < 0:
+            self._at = -1
+            return self._text[start:]
+        self._at = end + 1
+        return self._text[start:end]
 
 
 class Source:
@@ -186,7 +198,7 @@ class Source:
         except UnicodeDecodeError:
             text = content.decode("latin-1")
         directory = os.path.dirname(os.path.abspath(path))
-        return _OpenFile(path, directory, text.split("\n"), identity, self.include_check)
+        return _OpenFile(path, directory, text, identity, self.include_check)
 
     # -- lines ---------------------------------------------------------------------------------------------------
 
@@ -233,29 +245,20 @@ class Source:
 
     def _next_of_file(self, file: _OpenFile) -> Line | None:
         """The next line with text of one file, or None at its end."""
-        lines = file.lines
-        index = file.next
         search = SPECIAL.search
-        end = len(lines)
-        while index < end:
-            raw = lines[index]
-            index += 1
-            if len(raw) > MOST_LINE_BYTES // 4 and not self._fits(raw, file.name, index):
+        while (raw := file.line()) is not None:
+            if len(raw) > MOST_LINE_BYTES // 4 and not self._fits(raw, file.name, file.next):
                 continue
             if search(raw) is None:
                 text = raw.strip()
                 if text:
-                    file.next = index
-                    line = Line(text, file.name, index, 0)
-                    line.raw = raw
+                    line = Line(text, file.name, file.next, raw.index(text[0]) + 1)
                     line.plain = not text.startswith("include")
                     return line
                 continue
-            line = self._without_comment(raw, file.name, index)
+            line = self._without_comment(raw, file.name, file.next)
             if line.text:
-                file.next = index
                 return line
-        file.next = max(index, 1)
         return None
 
     def _without_comment(self, raw: str, name: str, number: int) -> Line:
@@ -354,10 +357,9 @@ class Source:
         top = self._stack[-1] if self._stack else None
         if not isinstance(top, _OpenFile):
             return self._next_unprocessed()
-        if top.next >= len(top.lines):
+        raw = top.line()
+        if raw is None:
             return None
-        raw = top.lines[top.next]
-        top.next += 1
         if not self._fits(raw, top.name, top.next):
             return None
         return self._without_comment(raw, top.name, top.next)

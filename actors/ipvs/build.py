@@ -274,7 +274,11 @@ class _Builder:
         service = self.draft
         default_weight = service.get("weight", 1)
         inhibit = bool(service.get("inhibit_on_failure"))
-        for draft in drafts:
+        # The drafts of a large file are most of the memory that reading it takes: each is let go when it is used up.
+        service.values.pop("servers", None)
+        drafts.reverse()
+        while drafts:
+            draft = drafts.pop()
             read = draft.values
             address = read["address"]
             method = read.get("forwarding", forwarding)
@@ -301,6 +305,7 @@ class _Builder:
             )
             checks = self.planner.server(self.context, service, draft, names=(self.name, name), made=server)
             made[address, port] = msgspec.structs.replace(server, checks=checks) if checks else server
+            draft.values = {}  # a check's draft and this one hold each other
         return list(made.values())
 
     def _quorum(self, servers: list[RealServer]) -> tuple[int, int]:

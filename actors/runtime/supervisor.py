@@ -137,6 +137,8 @@ class Supervisor:
         self._handing: set[str] = set()
         """Cells that still run the version before this one."""
         self._dumps = Dumps(options.run_dir)
+        self._warm: set[str] = set()
+        """Rooms that are imported and ready."""
         self._looked_at = 0.0
         self.process = ProcessOptions()
         self._place = scheduling.ProcessPlace("supervisor")
@@ -146,10 +148,13 @@ class Supervisor:
     async def run(self) -> int:
         """From the first reading of the configuration to the exit code."""
         self.loop = asyncio.get_running_loop()
+        likely = USUAL_ROOMS if self.options.likely_rooms is None else self.options.likely_rooms()
+        if len(os.sched_getaffinity(0)) == 1:
+            # Nothing can be had at once here, and what both write after a fork is copied: one after the other.
+            self._import_rooms(sorted(likely, key=placement.start_order), {})
         reading = self.loop.create_task(load_apart(self.options.load, hurried=self._hurry.on))
         await asyncio.sleep(0)
         # While another process reads the configuration, this one imports what it will most likely ask for.
-        likely = USUAL_ROOMS if self.options.likely_rooms is None else self.options.likely_rooms()
         self._import_rooms(sorted(likely, key=placement.start_order), {})
         loaded = await reading
         _show(loaded.diagnostics)
@@ -244,10 +249,13 @@ class Supervisor:
     def _import_rooms(self, rooms: Iterable[str], slices: Mapping[str, Mapping[str, bytes]]) -> None:
         """What cells with these rooms need is imported, and made ready, once and here."""
         for room in rooms:
-            if room not in self.options.starters:
+            if room in self.options.starters:
+                continue
+            if room not in self._warm:
+                self._warm.add(room)
                 start_of(room)
                 warm(room)
-                prepare(room, slices.get(room, {}))
+            prepare(room, slices.get(room, {}))
 
     def _watchdog(self) -> None:
         self._systemd.alive()
