@@ -22,7 +22,7 @@ _Z85 = frozenset("0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ
 
 Role = Literal["viewer", "operator", "replica", "worker"]
 
-ROOMS = ("watch", "vrrp", "bfd", "checkers", "ipvs", "connsync", "notify", "gateway", "journal")
+ROOMS = ("watch", "vrrp", "bfd", "checkers", "ipvs", "connsync", "notify", "worker", "gateway", "journal")
 """The rooms that placement can speak of."""
 
 
@@ -119,12 +119,28 @@ class ConnSyncSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
     waiting_max: int = 1_000_000
 
 
+class ChecksSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """[checks]: checks that run on other nodes (`[placement] checkers = "@w1 @w2"`), and other nodes' that run here.
+
+    vantage_points: how many of those nodes look at each server. agree: how many of them must say the same before it
+    counts, 0: more than half. lost_after_s: a node that has not been heard for so long is lost, and its checks move.
+    return_after_s: it gets checks again when it was heard for so long. run_for: nodes whose checks run here.
+    """
+
+    vantage_points: int = 1
+    agree: int = 0
+    lost_after_s: float = 3.0
+    return_after_s: float = 10.0
+    run_for: tuple[str, ...] = ()
+
+
 class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """All of holdfast.toml.
 
     node: unique in the cluster; empty in the file means the host's name. placement: room -> cell, over the default
-    table. panic_threshold: when more than this share (0..1) of a pool fails at once, the pool is kept; 0: off.
-    vip_lease: seconds, "auto" or "off". bfd: the extra options of the BFD room, read by that room.
+    table; for the checkers also nodes, `@NAME` each. panic_threshold: when more than this share (0..1) of a pool fails
+    at once, the pool is kept; 0: off. vip_lease: seconds, "auto" or "off". bfd: the extra options of the BFD room,
+    read by that room.
     """
 
     node: str = ""
@@ -132,6 +148,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     connsync: ConnSyncSettings = ConnSyncSettings()
     placement: dict[str, str] = {}
     cells: CellSettings = CellSettings()
+    checks: ChecksSettings = ChecksSettings()
     journal: JournalSettings = JournalSettings()
     gateway: GatewaySettings = GatewaySettings()
     peers: tuple[PeerSettings, ...] = ()
@@ -140,6 +157,12 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     address_repair: Literal["restore", "report", "keepalived"] = "restore"
     panic_threshold: float = 0.0
     bfd: dict[str, Any] = {}
+
+
+def workers_of(settings: Settings) -> tuple[str, ...]:
+    """The nodes that run this node's checks, in the order of the file; none: it runs them itself."""
+    words = settings.placement.get("checkers", "").split()
+    return tuple(dict.fromkeys(word[1:] for word in words)) if words and words[0].startswith("@") else ()
 
 
 class SettingsError(Exception):
@@ -183,12 +206,17 @@ def parse(text: str, name: str = "holdfast.toml") -> Settings:
     if messages:
         raise SettingsError([f"{name}: {each}" for each in messages])
     if not settings.node:
-        settings = msgspec.structs.replace(settings, node=socket.gethostname().partition(".")[0] or "localhost")
+        settings = msgspec.structs.replace(settings, node=_host_name())
     return settings
+
+
+def _host_name() -> str:
+    return socket.gethostname().partition(".")[0] or "localhost"
 
 
 _TABLES: dict[str, type[msgspec.Struct]] = {
     "cells": CellSettings,
+    "checks": ChecksSettings,
     "journal": JournalSettings,
     "gateway": GatewaySettings,
     "peers": PeerSettings,
@@ -236,7 +264,9 @@ def _check(settings: Settings) -> list[str]:
         if room not in ROOMS:
             messages.append(f"placement.{room}: no such room{_nearest(room, ROOMS)}")
     for room, cell in settings.placement.items():
-        if not cell or cell == "supervisor" or not cell.replace("-", "").replace("_", "").isalnum():
+        if cell.startswith("@"):
+            messages += _check_workers(room, cell, settings)
+        elif not cell or cell == "supervisor" or not cell.replace("-", "").replace("_", "").isalnum():
             messages.append(f"placement.{room}: {cell!r} cannot name a cell")
     if isinstance(settings.vip_lease, int) and settings.vip_lease < 1:
         messages.append('vip_lease: whole seconds from 1, "auto" or "off"')
@@ -256,12 +286,42 @@ def _check(settings: Settings) -> list[str]:
     ipvs = settings.ipvs
     if ipvs.reconcile_every_s <= 0 or min(ipvs.drain_s, ipvs.drain_command_s, ipvs.panic_window_s) < 0:
         messages.append("ipvs: reconcile_every_s is above 0, the other times from 0")
+    messages += _check_checks(settings)
     messages += _check_connsync(settings.connsync)
     messages += _check_peers(settings.peers)
     names = [peer.name for peer in settings.peers]
     for name in sorted({each for each in names if names.count(each) > 1}):
         messages.append(f"peers: {name!r} is there twice")
     return messages
+
+
+def _check_workers(room: str, text: str, settings: Settings) -> list[str]:
+    """`@w1 @w2`: only for what needs nothing of this node's kernel, and only nodes that may have our configuration."""
+    if room != "checkers":
+        return [f"placement.{room}: needs this node's kernel, files or disk: it cannot run on another node"]
+    messages = []
+    roles = {peer.name: peer.role for peer in settings.peers}
+    own = settings.node or _host_name()
+    for word in text.split():
+        name = word[1:]
+        if not word.startswith("@") or not name:
+            messages.append(f"placement.{room}: {word!r} is no node; nodes are written @NAME")
+        elif name != own and roles.get(name) not in ("worker", "operator"):
+            messages.append(f"placement.{room}: {name} is not among the peers with the role worker or operator")
+    return messages
+
+
+def _check_checks(settings: Settings) -> list[str]:
+    checks = settings.checks
+    called = {peer.name for peer in settings.peers if peer.endpoint} | {settings.node or _host_name()}
+    for name in checks.run_for:
+        if name not in called:
+            return [f"checks.run_for: {name} is not among the peers that have an endpoint"]
+    if checks.vantage_points < 1 or not 0 <= checks.agree <= checks.vantage_points:
+        return ["checks: vantage_points is from 1, agree from 0 to vantage_points"]
+    if checks.lost_after_s < 1.0 or checks.return_after_s < 0:
+        return ["checks: lost_after_s is from 1, return_after_s from 0"]
+    return []
 
 
 def _check_connsync(connsync: ConnSyncSettings) -> list[str]:

@@ -72,6 +72,10 @@ class Node:
         self.vrid = 51
         self.priority = 100 + 50 * (3 - number)
         self.advert_s = 1.0
+        self.more_config = ""
+        self.more_settings = ""
+        self.roles: dict[str, str] = {}
+        """Other node -> its role here, when that is not operator."""
         self.process: subprocess.Popen[bytes] | None = None
         (self.folder / "check.sh").write_text(f"#!/bin/sh\ntest ! -e {self.folder}/broken\n")
         (self.folder / "check.sh").chmod(0o755)
@@ -81,7 +85,7 @@ class Node:
         text = CONFIG.format(
             name=self.name, vrid=self.vrid, priority=self.priority, folder=self.folder, advert=self.advert_s
         )
-        (self.folder / "conf").write_text(text)
+        (self.folder / "conf").write_text(text + self.more_config)
         lines = [
             f'node = "{self.name}"',
             "[gateway]",
@@ -92,10 +96,12 @@ class Node:
         ]
         for other in cluster.nodes:
             if other is not self:
-                lines += _peer(other.name, other.key.public, "operator", cluster.endpoint(self, other))
+                lines += _peer(
+                    other.name, other.key.public, self.roles.get(other.name, "operator"), cluster.endpoint(self, other)
+                )
         for name, (pair, role) in cluster.clients.items():
             lines += _peer(name, pair.public, role, "")
-        (self.folder / "toml").write_text("\n".join(lines) + "\n")
+        (self.folder / "toml").write_text("\n".join(lines) + "\n" + self.more_settings)
 
     def start(self) -> None:
         """Starts the daemon; its log goes to a file."""

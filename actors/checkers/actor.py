@@ -27,6 +27,8 @@ from holdfast.actors.checkers.kinds import Surroundings, checker_of, kinds
 from holdfast.actors.checkers.messages import CheckDone, CheckResult, CheckStateChanged, RunCheck, SuspendCheck
 from holdfast.actors.checkers.ping import restore_range
 from holdfast.actors.checkers.plan import Plan, Wanted, name_of
+from holdfast.actors.checkers.remote import RemoteCheck
+from holdfast.actors.checkers.sharing import Sharing
 from holdfast.actors.checkers.sockets import Poller
 from holdfast.actors.runtime.context import CellContext, Generation
 from holdfast.actors.runtime.programs import programs_of
@@ -46,12 +48,13 @@ _ASPECTS = ("result", "state", "overdue")
 
 
 class Running(msgspec.Struct):
-    """A check that runs here."""
+    """A check of this cell. remote: other nodes carry it out."""
 
     name: str
     ref: pykka.ActorRef[Any]
     wanted: Wanted
     suspended: bool
+    remote: bool = False
 
 
 class Patience:
@@ -68,13 +71,17 @@ class Patience:
 
 
 class CheckersRoom:
-    """All checks of one cell. Not shared between threads."""
+    """All checks of one cell. Not shared between threads.
 
-    def __init__(self, context: CellContext) -> None:
+    kind: the first word of their subjects: `check`, or `probe` for those that are run for other nodes.
+    """
+
+    def __init__(self, context: CellContext, kind: str = "check") -> None:
         self.context = context
         self.poller = Poller(context.loop, context.timers)
         programs = programs_of(context)
         self.around = Surroundings(context.loop, self.poller, context.bus, context.run_dir, programs)
+        self.around.kind = kind
         self.plan = Plan()
         self.running: dict[str, Running] = {}
         self._by_name: dict[str, str] = {}
@@ -89,6 +96,8 @@ class CheckersRoom:
         """What an operator has suspended: virtual servers, or checks by name."""
         self._links: Subscription | None = None
         self._stopped = False
+        self._busy = asyncio.Lock()
+        self._sharing = Sharing(self) if kind == "check" else None
         context.bus.serve(f"checkers/{context.cell}", self._command)
         context.on_dump(self.dump)
 
@@ -107,6 +116,8 @@ class CheckersRoom:
     async def stop(self) -> None:
         """No check runs after this; nothing is told of their servers."""
         self._stopped = True
+        if self._sharing is not None:
+            self._sharing.close()
         if self._task is not None:
             self._task.cancel()
             with contextlib.suppress(asyncio.CancelledError):
@@ -147,7 +158,8 @@ class CheckersRoom:
             collecting = gc.isenabled()
             gc.disable()
             try:
-                await self._take_in(generation)
+                async with self._busy:
+                    await self._take_in(generation)
             finally:
                 gc.freeze()
                 if collecting:
@@ -169,6 +181,8 @@ class CheckersRoom:
             await patience.pause()
         self._follow_links()
         await self._adjust(touched, patience)
+        if self._sharing is not None and self._sharing.active:
+            await self._place_all(self._sharing, patience)
         took_s = time.monotonic() - started
         log.info("%d checks run here, %d touched, taken in within %.3f s", len(self.running), len(touched), took_s)
 
@@ -224,20 +238,34 @@ class CheckersRoom:
 
     def _begin(self, sameness: str, wanted: Wanted) -> None:
         name = name_of(wanted.spec, wanted.identity)
-        if name in self._by_name:
+        if self.around.kind == "probe":
+            name = f"{name}-{sameness}"  # as the director knows it
+        elif name in self._by_name:
             name = f"{name}-{sameness[:4]}"
         former = self._former.pop(name, None)
         state = self._former_states.pop(name, None)
         if state is not None:
-            self.context.bus.publish(f"check/{name}", "state", state)
+            self.context.bus.publish(f"{self.around.kind}/{name}", "state", state)
         self.running[sameness] = self._start(name, wanted, former)
         self._by_name[name] = sameness
-        self.context.bus.serve(f"check/{name}", self._command)
+        self.context.bus.serve(f"{self.around.kind}/{name}", self._command)
 
     def _start(self, name: str, wanted: Wanted, former: CheckResult | None) -> Running:
         suspended = self._is_suspended(name, wanted)
         checker = checker_of(wanted.spec)
         targets = wanted.sorted_targets()
+        voters = None if self._sharing is None else self._sharing.voters(wanted, suspended=suspended)
+        if voters is not None:
+            elsewhere = RemoteCheck.start(
+                name=name,
+                spec=wanted.spec,
+                targets=targets,
+                around=self.around,
+                former=former,
+                died=self._died,
+                voters=voters,
+            )
+            return Running(name, elsewhere, wanted, suspended=False, remote=True)
         for target in targets:
             word = "Suspending" if suspended else "Activating"
             log.info("%s healthchecker for service %s for VS %s", word, target.real_server, target.virtual_server)
@@ -268,7 +296,7 @@ class CheckersRoom:
         del self._by_name[running.name]
         running.ref.stop(block=False)
         for aspect in _ASPECTS:
-            self.context.bus.forget(f"check/{running.name}", aspect)
+            self.context.bus.forget(f"{self.around.kind}/{running.name}", aspect)
 
     def _died(self, name: str) -> None:
         """A fault ended an actor: another takes its place, with what the newest result says."""
@@ -285,16 +313,49 @@ class CheckersRoom:
             self.running[sameness] = self._start(name, running.wanted, self._result_of(name))
 
     def _result_of(self, name: str) -> CheckResult | None:
-        for envelope in self.context.bus.retained(f"check/{name}/result"):
+        for envelope in self.context.bus.retained(f"{self.around.kind}/{name}/result"):
             if isinstance(envelope.event, CheckResult):
                 return envelope.event
         return None
+
+    def begin_from(self, former: CheckResult) -> None:
+        """A check that is not here yet goes on from this when it comes, unless it knows better from a former life."""
+        self._former.setdefault(former.check, former)
+
+    def results(self) -> dict[str, CheckResult]:
+        """The newest result of each check."""
+        return _results(self.context.bus.retained(f"{self.around.kind}/"))
+
+    # checks that other nodes carry out
+
+    def waits_for_address(self, service: str) -> bool:
+        """Whether a virtual server's checks depend on an address of this host (ha_suspend)."""
+        return service in self._suspend_at
+
+    async def place_anew(self) -> None:
+        """Other nodes carry checks out now, or none: each check goes where it should be, and goes on as it stands."""
+        async with self._busy:
+            if self._sharing is not None:
+                await self._place_all(self._sharing, Patience())
+
+    async def _place_all(self, sharing: Sharing, patience: Patience) -> None:
+        results = self.results()
+        for sameness, running in list(self.running.items()):
+            suspended = self._is_suspended(running.name, running.wanted)
+            voters = sharing.voters(running.wanted, suspended=suspended)
+            if voters is not None and running.remote:
+                running.ref.tell(voters)
+            elif running.remote or voters is not None:
+                running.ref.stop(block=False)
+                self.running[sameness] = self._start(running.name, running.wanted, results.get(running.name))
+            await patience.pause()
+        sharing.offer()
 
     def _forget_former(self) -> None:
         """Results of a former life whose checks are not configured any more."""
         for name in self._former.keys() | self._former_states.keys():
             for aspect in _ASPECTS:
-                self.context.bus.forget(f"check/{name}", aspect)
+                self.context.bus.forget(f"{self.around.kind}/{name}", aspect)
         self._former.clear()
         self._former_states.clear()
 
@@ -330,6 +391,11 @@ class CheckersRoom:
             return
         suspended = self._is_suspended(running.name, running.wanted)
         if suspended is not running.suspended:
+            if self._sharing is not None and self._sharing.active:
+                # What stands still stands still here.
+                self._sharing.move()
+            if running.remote:
+                return
             running.suspended = suspended
             running.ref.tell(base.Suspend(by_operator) if suspended else base.Resume(by_operator))
 
@@ -348,6 +414,8 @@ class CheckersRoom:
                 sameness = self._by_name.get(command.check)
                 if sameness is None:
                     return Failed(code="no-such-check", message=f"{command.check} does not run in {self.context.cell}")
+                if self.running[sameness].remote:
+                    return Failed(code="elsewhere", message=f"{command.check} is carried out by other nodes")
                 self.running[sameness].ref.tell(base.RunNow())
                 return CheckDone(message=f"{command.check} runs now")
             case SuspendCheck():

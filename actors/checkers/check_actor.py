@@ -85,7 +85,7 @@ class CheckActor(LoopActor):
         self.last: CheckResult | None = former
         self.checker: Checker[Any] = checker_of(spec)(spec, around)
         self._kind = self.checker.kind_of(spec)
-        self._subject = f"check/{name}"
+        self._subject = f"{around.kind}/{name}"
         self._died = died
         self._since_wall_ns = former.since_wall_ns if former is not None else 0
         self._told_at = Instant(0)

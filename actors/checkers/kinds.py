@@ -85,6 +85,8 @@ class Surroundings:
         self.run_dir = run_dir
         self.turnstile = Turnstile(loop)
         self.settings = CheckersGlobals()
+        self.kind = "check"
+        """The first word of the checks' subjects."""
         self.kept: dict[str, Any] = {}
         """Things that all checks of a kind share (a TLS context), by a name of theirs."""
 
@@ -163,7 +165,9 @@ def plain_schedule(spec: Check, cap: Duration) -> Schedule:
     )
 
 
-_NO_KINDS = frozenset({"actor", "build", "check_actor", "genhash", "keywords"})
+_NO_KINDS = frozenset(
+    {"actor", "build", "check_actor", "genhash", "hosting", "keywords", "remote", "shares", "sharing"}
+)
 """Files of this package that a cell need not import for its kinds of checks."""
 
 _loaded = False

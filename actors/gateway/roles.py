@@ -5,9 +5,10 @@
 | viewer | all, past ones too | none | - |
 | operator | all | all | - |
 | replica | all | those of connection synchronisation | - |
-| worker | all | none | its own |
+| worker | all | `share`: fetch the checks that it is to run | those |
 
-Slices of the configuration hold passwords: they never travel as events.
+Slices of the configuration hold passwords: they never travel as events. A worker fetches what it is to run, and whoever
+gives it out looks once more who asks (actors/checkers/sharing.py).
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ _COMMANDS: dict[Role, tuple[str, ...]] = {
     "viewer": (),
     "operator": ("",),
     "replica": ("connsync",),
-    "worker": (),
+    "worker": ("share",),
 }
 
 

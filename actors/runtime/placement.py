@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 import msgspec
 
-from holdfast.config.settings import ROOMS, Settings
+from holdfast.config.settings import ROOMS, Settings, workers_of
 
 DEFAULT: Mapping[str, str] = {
     "watch": "protocol",
@@ -17,6 +17,7 @@ DEFAULT: Mapping[str, str] = {
     "ipvs": "director",
     "connsync": "director",
     "notify": "notify",
+    "worker": "worker",
     "journal": "gateway",
     "gateway": "gateway",
 }
@@ -44,8 +45,8 @@ def plan(slices: Slices, settings: Settings) -> dict[str, CellPlan]:
     """The cells that have something to do, by name.
 
     A room takes part when it has slices; the journal when it is switched on, the gateway when it is to listen or has
-    peers to call, connection sync when it is switched on. The checkers are divided over as many cells as holdfast.toml
-    says, or as their number asks for.
+    peers to call, connection sync when it is switched on, the worker when it is to run other nodes' checks. The
+    checkers are divided over as many cells as holdfast.toml says, or as their number asks for.
     """
     wanted: Slices = {room: dict(own) for room, own in slices.items() if own}
     if settings.journal.enabled:
@@ -54,9 +55,13 @@ def plan(slices: Slices, settings: Settings) -> dict[str, CellPlan]:
         wanted.setdefault("gateway", {})
     if settings.connsync.enabled:
         wanted.setdefault("connsync", {})
+    if settings.checks.run_for or settings.node in workers_of(settings):
+        wanted.setdefault("worker", {})
     cells: dict[str, Slices] = {}
     for room in sorted(wanted, key=start_order):
         cell = settings.placement.get(room) or DEFAULT.get(room, room)
+        if cell.startswith("@"):
+            cell = DEFAULT[room]  # the room itself stays here, and has others look for it
         for name, share in _shares(room, cell, wanted[room], settings).items():
             cells.setdefault(name, {})[room] = share
     return {name: CellPlan(name, tuple(rooms), rooms) for name, rooms in cells.items()}

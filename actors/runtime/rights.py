@@ -53,6 +53,8 @@ ROOMS = {
     "connsync": Rights(frozenset({"net_admin", "net_raw"})),
     # FIFOs are given to the user of the scripts, and may lie in anybody's folder.
     "notify": Rights(frozenset({"chown", "fowner", "dac_override"}), programs=True),
+    # Echo requests, and the sysctl that allows them.
+    "worker": Rights(frozenset({"net_admin", "net_raw"})),
     "gateway": NONE,
     "journal": NONE,
     "web": NONE,

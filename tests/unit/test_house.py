@@ -28,6 +28,7 @@ IMPURE = {
 PURE = (
     "actors/bfd/machine.py",
     "actors/bfd/packet.py",
+    "actors/checkers/assignment.py",
     "actors/checkers/base.py",
     "actors/ipvs/facts.py",
     "actors/ipvs/marks.py",

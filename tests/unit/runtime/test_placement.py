@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from holdfast.actors.runtime.children import Backoff
 from holdfast.actors.runtime.placement import Slices, digest, plan
-from holdfast.config.settings import CellSettings, GatewaySettings, JournalSettings, Settings
+from holdfast.config.settings import CellSettings, ChecksSettings, GatewaySettings, JournalSettings, Settings
 
 QUIET = JournalSettings(enabled=False)
 ALL: Slices = {room: {"room": b"x"} for room in ("watch", "vrrp", "bfd", "checkers", "ipvs", "notify")}
@@ -35,6 +35,14 @@ def test_only_cells_with_something_to_do_run() -> None:
 def test_holdfast_toml_moves_rooms() -> None:
     settings = Settings(placement=dict.fromkeys((*ALL, "journal"), "one"))
     assert rooms(ALL, settings) == {"one": ("watch", "vrrp", "bfd", "checkers", "ipvs", "notify", "journal")}
+
+
+def test_who_runs_checks_for_others_has_a_cell_for_them() -> None:
+    assert rooms({}, Settings(journal=QUIET, checks=ChecksSettings(run_for=("lb1",)))) == {"worker": ("worker",)}
+    shared = Settings(node="lb1", journal=QUIET, placement={"checkers": "@lb1 @lb2"})
+    assert rooms({"checkers": {"v": b"x"}}, shared) == {"checkers": ("checkers",), "worker": ("worker",)}
+    away = Settings(node="lb1", journal=QUIET, placement={"checkers": "@lb2"})
+    assert rooms({"checkers": {"v": b"x"}}, away) == {"checkers": ("checkers",)}
 
 
 def test_checkers_are_divided_and_stay_where_they_are_when_a_cell_is_added() -> None:

@@ -57,6 +57,12 @@ def test_a_full_file() -> None:
         ("[[peers]]\nname='a'\nkey='k'\nroll='viewer'", "peers[0].roll: not known, did you mean peers[0].role?"),
         ("[placement]\nvrp = 'x'", "placement.vrp: no such room, did you mean vrrp?"),
         ("[placement]\nvrrp = 'supervisor'", "placement.vrrp: 'supervisor' cannot name a cell"),
+        ("[placement]\nvrrp = '@lb2'", "placement.vrrp: needs this node's kernel"),
+        ("[placement]\ncheckers = '@lb2'", "placement.checkers: lb2 is not among the peers with the role worker"),
+        ("node = 'a'\n[placement]\ncheckers = '@a b'", "placement.checkers: 'b' is no node; nodes are written @NAME"),
+        ("[checks]\nvantage_points = 2\nagree = 3", "checks: vantage_points is from 1, agree from 0 to vantage_points"),
+        ("[checks]\nlost_after_s = 0.5", "checks: lost_after_s is from 1"),
+        ("[checks]\nrun_for = ['lb9']", "checks.run_for: lb9 is not among the peers that have an endpoint"),
         ("[placement]\nvrrp = 'a/b'", "placement.vrrp: 'a/b' cannot name a cell"),
         ("vip_lease = 0", "vip_lease: whole seconds"),
         ("node = 3", "node: expected `str`, got `int`"),
@@ -97,3 +103,16 @@ def test_any_text_is_settings_or_an_error_for_people(text: str) -> None:
         parse(text)
     except SettingsError as error:
         assert error.messages
+
+
+def test_nodes_that_run_the_checks() -> None:
+    text = f"""
+    node = "lb1"
+    placement.checkers = "@w1 @lb1 @w1"
+    [[peers]]
+    name = "w1"
+    key = "{KEY}"
+    role = "worker"
+    """
+    assert settings_module.workers_of(parse(text)) == ("w1", "lb1")
+    assert settings_module.workers_of(parse("[placement]\ncheckers = 'apart'")) == ()
