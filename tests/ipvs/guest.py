@@ -1,6 +1,7 @@
 """One boot of a guest kernel with IPVS, for everything that needs a real one.
 
     python tests/ipvs/guest.py                    # the whole set: pytest -m uml tests/ipvs
+    python tests/ipvs/guest.py --guests 2         # the same, shared between guests that run side by side
     python tests/ipvs/guest.py -- COMMAND ...     # anything else, e.g. a benchmark or a shell script
 
 Kernels of build machines often lack IPVS. Debian's `user-mode-linux` is a Linux kernel that runs as an ordinary
@@ -20,6 +21,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -31,6 +33,11 @@ MODULES = (
 )
 NO_REPORT = 70
 TIMED_OUT = 124
+NO_TESTS = 5
+"""pytest's exit code when nothing was selected."""
+
+_guests: list[subprocess.Popen[bytes]] = []
+"""All that were started: they end with us."""
 
 INIT = """#!/bin/bash
 export PATH={path} HOME=/root LANG=C.UTF-8 TERM=dumb PYTHONDONTWRITEBYTECODE=1
@@ -59,12 +66,12 @@ halt -f
 """
 
 
-def run_in_guest(command: list[str], *, folder: Path, timeout_s: float, memory: str = "2G") -> int:
+def run_in_guest(command: list[str], *, folder: Path, timeout_s: float, memory: str = "2G", follow: bool = True) -> int:
     """Boots the guest, runs `command` in it at the project's root, and returns the command's exit code.
 
     folder: a host folder that the guest may write to; afterwards it holds `output`, `exit_code` and whatever the
-    command left in $HOLDFAST_GUEST_DIR. Output is copied to our standard output while it comes. Returns NO_REPORT when
-    the guest ended without an exit code, TIMED_OUT when it had to be ended.
+    command left in $HOLDFAST_GUEST_DIR. follow: output is copied to our standard output while it comes. Returns
+    NO_REPORT when the guest ended without an exit code, TIMED_OUT when it had to be ended.
     """
     init = folder / "init"
     path = os.pathsep.join(
@@ -106,8 +113,9 @@ def run_in_guest(command: list[str], *, folder: Path, timeout_s: float, memory: 
             start_new_session=True,
             env={**os.environ, "TMPDIR": memory_folder, "HOME": str(folder)},
         )
+        _guests.append(guest)
         try:
-            timed_out = _follow(guest, folder / "output", started + timeout_s)
+            timed_out = _follow(guest, folder / "output", started + timeout_s, show=follow)
         finally:
             if guest.poll() is None:
                 os.killpg(guest.pid, signal.SIGKILL)
@@ -120,12 +128,12 @@ def run_in_guest(command: list[str], *, folder: Path, timeout_s: float, memory: 
     return TIMED_OUT if timed_out else NO_REPORT
 
 
-def _follow(guest: subprocess.Popen[bytes], output: Path, deadline: float) -> bool:
+def _follow(guest: subprocess.Popen[bytes], output: Path, deadline: float, *, show: bool) -> bool:
     """Copies the growing output file to ours until the guest has ended. True: it did not end in time."""
     position = 0
     while True:
         ended = guest.poll() is not None
-        if output.exists():
+        if show and output.exists():
             with output.open("rb") as stream:
                 stream.seek(position)
                 new = stream.read()
@@ -142,6 +150,14 @@ def _follow(guest: subprocess.Popen[bytes], output: Path, deadline: float) -> bo
         time.sleep(0.1)
 
 
+def _end(number: int, _frame: object) -> None:
+    """A signal ends the guests, and what waits for them."""
+    for guest in _guests:
+        if guest.poll() is None:
+            os.killpg(guest.pid, signal.SIGKILL)
+    sys.exit(128 + number)
+
+
 def tests_that_ran(report: Path) -> int:
     """How many tests the JUnit report holds; 0 when it is missing or broken."""
     try:
@@ -151,45 +167,72 @@ def tests_that_ran(report: Path) -> int:
     return sum(int(suite.get("tests", "0")) - int(suite.get("skipped", "0")) for suite in root.iter("testsuite"))
 
 
+def _run_set(options: argparse.Namespace, folder: Path) -> int:
+    """The set of tests, shared between the guests. Each guest's output comes as a whole when there are several."""
+    shares = [folder / str(number) for number in range(1, options.guests + 1)]
+    for share in shares:
+        share.mkdir()
+
+    def run(share: Path) -> int:
+        report = share / "junit.xml"
+        pytest = [sys.executable, "-m", "pytest", "-m", "uml", *shlex.split(options.tests), "-p", "no:cacheprovider"]
+        mine = f"HOLDFAST_GUEST_SHARE={share.name}/{len(shares)}"
+        return run_in_guest(
+            ["env", mine, *pytest, f"--junit-xml={report}", *shlex.split(options.pytest)],
+            folder=share,
+            timeout_s=options.timeout,
+            memory=options.memory,
+            follow=len(shares) == 1,
+        )
+
+    with ThreadPoolExecutor(len(shares)) as pool:
+        codes = list(pool.map(run, shares))
+    for share in shares if len(shares) > 1 else []:
+        print(f"--- guest {share.name} of {len(shares)}, exit code {codes[int(share.name) - 1]}")
+        if (share / "output").exists():
+            sys.stdout.write((share / "output").read_text(errors="replace"))
+    # A share for which nothing was left (a few tests, many guests) has not failed.
+    counts = [tests_that_ran(share / "junit.xml") for share in shares]
+    codes = [0 if code == NO_TESTS and not count else code for code, count in zip(codes, counts, strict=True)]
+    if options.junit:
+        _merge([share / "junit.xml" for share in shares], options.junit)
+    code = max(codes)
+    if code == 0 and sum(counts) == 0:
+        print("guest: no test ran", file=sys.stderr)
+        return NO_REPORT
+    print(f"guest: {sum(counts)} tests ran, exit code {code}")
+    return code
+
+
+def _merge(reports: list[Path], into: Path) -> None:
+    """One JUnit report out of those that are there."""
+    whole = ElementTree.Element("testsuites")
+    for report in reports:
+        try:
+            whole.extend(ElementTree.parse(report).getroot().iter("testsuite"))
+        except (OSError, ElementTree.ParseError):
+            continue
+    ElementTree.ElementTree(whole).write(into)
+
+
 def main(arguments: list[str]) -> int:
     """Runs the set of IPVS tests, or the given command, in one guest."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--timeout", type=float, default=1200, help="seconds until the guest is ended")
     parser.add_argument("--memory", default="2G")
     parser.add_argument("--junit", type=Path, help="where the JUnit report is copied to")
+    parser.add_argument("--guests", type=int, default=1, help="so many guests share the set")
     parser.add_argument("--tests", default="tests/ipvs", help="which tests instead of the whole set")
     parser.add_argument("--pytest", default="", help="more words for pytest, e.g. '-k nat'")
     parser.add_argument("command", nargs="*")
     options = parser.parse_args(arguments)
     # Whoever ends us ends the guest too.
-    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
+    signal.signal(signal.SIGTERM, _end)
     folder = Path(tempfile.mkdtemp(prefix="holdfast-guest-"))
     try:
         if options.command:
             return run_in_guest(options.command, folder=folder, timeout_s=options.timeout, memory=options.memory)
-        report = folder / "junit.xml"
-        command = [
-            sys.executable,
-            "-m",
-            "pytest",
-            "-m",
-            "uml",
-            options.tests,
-            "-p",
-            "no:cacheprovider",
-            f"--junit-xml={report}",
-        ]
-        code = run_in_guest(
-            [*command, *shlex.split(options.pytest)], folder=folder, timeout_s=options.timeout, memory=options.memory
-        )
-        count = tests_that_ran(report)
-        if options.junit and report.exists():
-            shutil.copy(report, options.junit)
-        if code == 0 and count == 0:
-            print("guest: no test ran", file=sys.stderr)
-            return NO_REPORT
-        print(f"guest: {count} tests ran, exit code {code}")
-        return code
+        return _run_set(options, folder)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
