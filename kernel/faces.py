@@ -36,6 +36,9 @@ class Timers(Protocol):
     def before_firing(self, hook: Callable[[], None]) -> Unsubscribe:
         """`hook()` before due deadlines are looked at: sockets are drained there."""
 
+    def next_deadline(self) -> Instant | None:
+        """The earliest deadline there is."""
+
     def now(self) -> Instant:
         """The clock these deadlines are on."""
 

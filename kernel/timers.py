@@ -162,6 +162,11 @@ class DeadlineHeap:
         entry = self._entries.get(key)
         return None if entry is None else Instant(entry.at)
 
+    def next_deadline(self) -> Instant | None:
+        """The earliest deadline there is; it may have passed and wait for its call."""
+        self._settle()
+        return Instant(self._heap[0][0]) if self._heap else None
+
     def before_firing(self, hook: Callable[[], None]) -> Callable[[], None]:
         """`hook()` before due deadlines are looked at, so that what has arrived is heard first. Returns its removal."""
         self._hooks.append(hook)
@@ -237,7 +242,8 @@ class DeadlineHeap:
         self._heap = [item for item in self._heap if item[3].queued_at == item[0]]
         heapq.heapify(self._heap)
 
-    def _arm(self) -> None:
+    def _settle(self) -> None:
+        """The top of the heap becomes a deadline that is meant."""
         heap = self._heap
         # What has been moved later goes to its place now: each of a thousand moved deadlines would else wake us once.
         while heap:
@@ -250,6 +256,10 @@ class DeadlineHeap:
                 heapq.heapreplace(heap, (entry.at, self._sequence, key, entry))
             else:
                 break
+
+    def _arm(self) -> None:
+        self._settle()
+        heap = self._heap
         if self._timer.fileno() < 0:
             return
         if not heap:

@@ -10,14 +10,15 @@ published before the bytes have left.
 from __future__ import annotations
 
 import logging
-import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Sequence
 from typing import Protocol
 
 from holdfast.actors.runtime.machine import MS, Duration, Instant, S
 from holdfast.actors.vrrp.config import VrrpInstance
+from holdfast.actors.vrrp.leisure import Leisure
 from holdfast.actors.vrrp.pacer import Pacer
+from holdfast.actors.vrrp.stall import StallWatch
 from holdfast.kernel.base import KernelError
 from holdfast.kernel.faces import AdvertSocket, Batch, Frames, Kernel, Known, Prepared
 from holdfast.kernel.records import Received
@@ -41,9 +42,11 @@ FLUSH_ADVERTS = 64
 
 QUIET = Duration(10 * S)
 HURRY_PAUSE = Duration(5 * MS)
-STALL_TICK = Duration(100 * MS)
-STALL_LEAST = Duration(150 * MS)
-"""A pause of this process shorter than this is no stall, only a delay (it stands in the cell's histogram)."""
+SOON = Duration(MS)
+PATIENCE = Duration(60 * MS)
+"""What follows the advert of a takeover waits while more of them come and the next deadline is nearer than the first,
+but not longer than the second."""
+TOLD_TURN = Duration(4 * MS)
 
 
 class Receiver(Protocol):
@@ -111,7 +114,6 @@ class Engine:
         """
         self.kernel = kernel
         self._soon = soon
-        self._suspended_ns = suspended_ns or _suspended_ns
         self._lines: dict[tuple[str | None, int], Line] = {}
         self._dirty: list[Line] = []
         self._queued = 0
@@ -124,7 +126,11 @@ class Engine:
         self._filters: dict[int, Line] = {}
         self.stamps = stamps if stamps is not None else Stamps(None)
         self._announcements: list[tuple[Frames, int, Receiver]] = []
-        self._afterwards: list[Callable[[], object]] = []
+        self._afterwards: deque[Callable[[], object]] = deque()
+        self._rests: list[Callable[[], None]] = []
+        self.leisure = Leisure(kernel.timers)
+        self._waits_since: Instant | None = None
+        self._rests_before = 0
         self._unsent: list[tuple[Receiver, KernelError]] = []
         self._scheduled = False
         self._hurried_until = Instant(0)
@@ -133,9 +139,7 @@ class Engine:
         self.pacer = Pacer(kernel)
         self.log_unknown_vrids = False
         self.unknown_vrids: Counter[tuple[str, int]] = Counter()
-        self._on_stall: Callable[[Duration, Duration], None] | None = None
-        self._tick_at: Instant | None = None
-        self._suspended_before = 0
+        self.stalls = StallWatch(kernel.timers, suspended_ns)
         self._remove_hook = kernel.timers.before_firing(self.drain)
 
     # ------------------------------------------------------------ lines
@@ -196,13 +200,13 @@ class Engine:
     def drain(self) -> None:
         """Hears everything that has arrived: done before any deadline is looked at (a process that stood still hears
         the adverts that waited for it before it decides that its peer is dead)."""
-        self.check_stall()
+        self.stalls.check()
         self.kernel.links.drain()
         for line in tuple(self._lines.values()):
             self._receive(line)
 
     def _readable(self, line: Line) -> None:
-        self.check_stall()
+        self.stalls.check()
         self._receive(line)
 
     def _receive(self, line: Line) -> None:
@@ -290,6 +294,11 @@ class Engine:
             self._hurried_until = Instant(now + HURRY_PAUSE)
             self._send_adverts()
 
+    def rest(self, call: Callable[[], None]) -> None:
+        """Queues what a takeover does after its advert: when hundreds take over, all their adverts come first."""
+        self._rests.append(call)
+        self._schedule()
+
     def request(self, batch: Batch, owner: object) -> None:
         """Queues a netlink batch. owner: gets `kernel_failed`."""
         if len(batch):
@@ -328,11 +337,37 @@ class Engine:
     def _schedule(self) -> None:
         if not self._scheduled:
             self._scheduled = True
-            self._soon(self.flush)
+            self._soon(self._turn)
+
+    def _turn(self) -> None:
+        """The end of a turn of the loop: everything, or only the adverts while others are due in a moment."""
+        if self._rests and self._others_are_due():
+            self._scheduled = False
+            if self._dirty:
+                self._send_adverts()
+            self._schedule()
+            return
+        self._flush(in_turns=True)
+
+    def _others_are_due(self) -> bool:
+        """Whether what follows a takeover's advert had better wait. Not in virtual time, where no waiting ends."""
+        if not self.wake_early:
+            return False
+        now, at = self.kernel.timers.now(), self.kernel.timers.next_deadline()
+        more, self._rests_before = len(self._rests) > self._rests_before, len(self._rests)
+        if not more or at is None or at > now + SOON:
+            return False
+        if self._waits_since is None:
+            self._waits_since = now
+        return now - self._waits_since < PATIENCE
 
     def flush(self) -> None:
-        """Sends everything that is queued."""
+        """Sends everything that is queued, and everything is told."""
+        self._flush(in_turns=False)
+
+    def _flush(self, *, in_turns: bool) -> None:
         self._scheduled = False
+        self._waits_since, self._rests_before = None, 0
         if self._filters:
             filters, self._filters = self._filters, {}
             for line in filters.values():
@@ -343,6 +378,10 @@ class Engine:
             unsent, self._unsent = self._unsent, []
             for unheard, refusal in unsent:
                 unheard.advert_failed(refusal)
+        if self._rests:
+            rests, self._rests = self._rests, []
+            for rest in rests:
+                rest()
         requests, self._requests = self._requests, []
         if self._renewals:
             self._take_renewals(requests)
@@ -356,9 +395,7 @@ class Engine:
             for frames, repeat, announcer in announcements:
                 self.pacer.send(frames, repeat, announcer)
         if self._afterwards:
-            calls, self._afterwards = self._afterwards, []
-            for call in calls:
-                call()
+            self._tell_people(in_turns=in_turns)
         for batch, owner in requests:
             for error in self.kernel.requests.collect(batch):
                 self._tell(owner, error)
@@ -367,6 +404,15 @@ class Engine:
             for watcher in watchers:
                 watcher()
         self._sent = False
+
+    def _tell_people(self, *, in_turns: bool) -> None:
+        """In turns: a thousand takeovers are told while their next adverts leave."""
+        until = self.kernel.timers.now() + TOLD_TURN
+        while self._afterwards:
+            self._afterwards.popleft()()
+            if in_turns and self._afterwards and self.kernel.timers.now() >= until:
+                self._schedule()
+                return
 
     def _take_renewals(self, requests: list[tuple[Batch, object]]) -> None:
         if self._failed:
@@ -414,45 +460,14 @@ class Engine:
         else:
             log.warning("%s", error)
 
-    # ------------------------------------------------------------ stalls
-
-    def watch_stalls(self, call: Callable[[Duration, Duration], None]) -> None:
-        """`call(duration, unseen)` when this process finds that it did not run, before it does anything else."""
-        self._on_stall = call
-        self._suspended_before = self._suspended_ns()
-        self._tick(self.kernel.timers.now())
-
-    def _tick(self, now: Instant) -> None:
-        self._tick_at = Instant(now + STALL_TICK)
-        self.kernel.timers.set(self, self._tick_at, self._tick)
-
-    def check_stall(self) -> None:
-        """Cheap; called first whenever this process wakes."""
-        due = self._tick_at
-        if due is None:
-            return
-        now = self.kernel.timers.now()
-        suspended = self._suspended_ns()
-        unseen = suspended - self._suspended_before
-        if now - due < STALL_LEAST and unseen < STALL_LEAST:
-            return
-        self._suspended_before = suspended
-        self._tick(now)
-        if self._on_stall is not None:
-            self._on_stall(Duration(max(0, now - due) + STALL_TICK + unseen), Duration(unseen))
-
     def close(self) -> None:
-        """Sends what is queued and closes every socket."""
+        """Sends what is queued, tells what happened, and closes every socket."""
         self.flush()
         self._remove_hook()
-        self.kernel.timers.set(self, None, self._tick)
-        self.kernel.timers.set((self, "renewals"), None, self._tick)
+        self.stalls.close()
+        self.kernel.timers.set((self, "renewals"), None, lambda _: None)
+        self.leisure.close()
         self.pacer.close()
         for line in self._lines.values():
             line.socket.close()
         self._lines.clear()
-
-
-def _suspended_ns() -> int:
-    """The monotonic clock stands still during a suspend, the boot clock does not."""
-    return time.clock_gettime_ns(time.CLOCK_BOOTTIME) - time.monotonic_ns()

@@ -32,7 +32,7 @@ from holdfast.actors.vrrp.facts import (
     Stalled,
     Stop,
 )
-from holdfast.actors.vrrp.log import rejected_line
+from holdfast.actors.vrrp.log import notice_line, rejected_line
 from holdfast.actors.vrrp.machine import VrrpMachine
 from holdfast.actors.vrrp.messages import VrrpState, VrrpStateChanged
 from holdfast.actors.vrrp.options import MachineOptions
@@ -53,6 +53,7 @@ WARM_BEFORE = Duration(500 * US)
 HEAR_BEFORE = Duration(200 * US)
 
 _DEADLINE = Deadline()
+_READY_STATES = (VrrpState.BACKUP, VrrpState.MASTER)
 
 
 class Surroundings(Protocol):
@@ -114,6 +115,8 @@ class VrrpActor(LoopActor):
         self._due_call: Callable[[Instant], None] = self._due
         self._nearly_due_call: Callable[[Instant], None] = self._nearly_due
         self._early = room.engine.wake_early
+        self._rest: list[Action] = []
+        self._ready_for: tuple[int, int | None] | None = None
         self._again_call: Callable[[Instant], None] = self._again
         self._orders: dict[type[Action], Callable[[Any], None]] = {
             act.SendAdvert: self._send_advert,
@@ -146,8 +149,31 @@ class VrrpActor(LoopActor):
         if self._recorder is not None:
             self._recorder.note(self.machine, fact, now, actions)
         self._carry_out(actions, now)
+        machine = self.machine
+        if machine.state in _READY_STATES and self._ready_for != (machine.priority, machine.lease_s):
+            self._ready_for = (machine.priority, machine.lease_s)
+            self._engine.leisure.add(self._get_ready)
+
+    def _get_ready(self) -> None:
+        """Encodes what the next takeover or release will need, while there is time."""
+        self._prepare_advert(self.machine.priority)
+        self.takeover.prepare(self.machine.lease_s)
+
+    def _finish(self) -> None:
+        """What a takeover does after its advert."""
+        rest, self._rest = self._rest, []
+        for action in rest:
+            self._orders[type(action)](action)
 
     def _carry_out(self, actions: list[Action], now: Instant) -> None:
+        if self._rest:
+            self._finish()
+        if len(actions) > 1 and type(actions[1]) is act.TakeOver and type(actions[0]) is act.SendAdvert:
+            self._send_advert(actions[0])
+            self._engine.hurry()
+            self._rest = actions[1:]
+            self._engine.rest(self._finish)
+            actions = []
         told: list[act.TellGroup] = []
         for action in actions:
             if type(action) is act.TellGroup:
@@ -281,22 +307,8 @@ class VrrpActor(LoopActor):
                 continue
             self._logged.add(notice.value)
             if notice is Notice.OLD_CHECKSUM:
-                log.info("(%s) Setting unicast VRRPv3 checksum to old version", self.instance.name)
                 self._build_template()
-            elif notice is Notice.ADDRESS_LIST:
-                log.info(
-                    "(%s) the adverts of %s have other addresses than ours: %s",
-                    self.instance.name,
-                    received.source,
-                    ", ".join(verdict.differing),
-                )
-            elif notice is Notice.INTERVAL:
-                log.info(
-                    "(%s) advertisement interval mismatch ours = %d centi-sec rcv'd=%d centi-sec",
-                    self.instance.name,
-                    self.instance.advert_interval_us // 10_000,
-                    (verdict.advert.interval or 0) // 10_000_000,
-                )
+            log.info("%s", notice_line(self.instance, received.source, notice, verdict))
         return verdict.advert
 
     def kernel_failed(self, error: KernelError) -> None:
@@ -362,6 +374,7 @@ class VrrpActor(LoopActor):
         old = self.expectation.old_checksum_seen
         self._template = AdvertTemplate(self.instance, self._source, old_checksum=old)
         self._prepared.clear()
+        self._ready_for = None
         socket = self._line.socket
         hop_limit = self.instance.unicast_ttl if self.instance.unicast else None
         self._destinations = tuple(
@@ -375,6 +388,7 @@ class VrrpActor(LoopActor):
     def link_changed(self, name: str, *, up: bool, exists: bool, causes: tuple[EventId, ...] = ()) -> None:
         """A link that concerns us."""
         self.takeover.invalidate()
+        self._ready_for = None
         if name == self.instance.interface and exists and self._line is None:
             self.open_line()
             self.look_for_source()
@@ -395,6 +409,12 @@ class VrrpActor(LoopActor):
             prepared = self._prepared[priority] = self._prepare(self._template, self._line, priority)
         return prepared or ()
 
+    def foresee_release(self) -> None:
+        """Perhaps we resign in a moment: the advert of priority 0 is ready, and the way it takes was gone."""
+        prepared = self._prepare_advert(0)
+        if self._line is not None:
+            self._line.socket.probe(prepared)
+
     def _prepare(self, template: AdvertTemplate, line: Line, priority: int) -> tuple[Prepared, ...]:
         """The adverts of that priority as the kernel wants them. The IPv4 id is left to the kernel (0, raw(7))."""
         messages = []
@@ -404,7 +424,6 @@ class VrrpActor(LoopActor):
         return tuple(messages)
 
     def _take_over(self, order: act.TakeOver) -> None:
-        self._engine.hurry()
         if not self.instance.accept:
             self._engine.kernel.firewall.block(self._placed_addresses())
         self._engine.request(self.takeover.add(order.valid_lft_s), self)
@@ -479,6 +498,7 @@ class VrrpActor(LoopActor):
         self.instance = instance
         self.stamp = self._engine.stamps.slot(instance.name)
         self.takeover = Takeover(self._engine.kernel, instance)
+        self._ready_for = None
         self.expectation = Expectation(instance)
         self._forget_last()
         if not same_line:

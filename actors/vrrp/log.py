@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from holdfast.actors.vrrp.config import VrrpInstance
 from holdfast.actors.vrrp.packet import PacketError, Reject
+from holdfast.actors.vrrp.validation import Notice, Verdict
 
 
 def rejected_line(instance: str, source: str, error: PacketError) -> str:
@@ -34,6 +36,19 @@ def rejected_line(instance: str, source: str, error: PacketError) -> str:
         case _:
             what = f"packet from {source} ignored: {error.reject.value} ({_list(error)})"
     return f"({instance}) {what}"
+
+
+def notice_line(instance: VrrpInstance, source: str, notice: Notice, verdict: Verdict) -> str:
+    """One line for something odd in a packet that counts all the same."""
+    match notice:
+        case Notice.OLD_CHECKSUM:
+            what = "Setting unicast VRRPv3 checksum to old version"
+        case Notice.ADDRESS_LIST:
+            what = f"the adverts of {source} have other addresses than ours: {', '.join(verdict.differing)}"
+        case Notice.INTERVAL:
+            ours, heard = instance.advert_interval_us // 10_000, (verdict.advert.interval or 0) // 10_000_000
+            what = f"advertisement interval mismatch ours = {ours} centi-sec rcv'd={heard} centi-sec"
+    return f"({instance.name}) {what}"
 
 
 def _list(error: PacketError) -> str:

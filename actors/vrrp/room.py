@@ -110,7 +110,7 @@ class Room:
         links.on_route(self._route)
         links.on_rule(self._rule)
         links.on_resync(self._resynced)
-        self.engine.watch_stalls(self._stalled)
+        self.engine.stalls.watch(self._stalled)
         if kernel is None:
             self.engine.wake_early = WAKE_EARLY
             self._remember(self._started_at)
@@ -198,7 +198,6 @@ class Room:
         now = self.kernel.timers.now()
         for actor in fresh:
             actor.take(facts.get(actor.instance.name) or Start(), now)
-            actor.takeover.prepare(actor.machine.lease_s)
         self.engine.flush()
 
     def _create(self, instance: VrrpInstance, options: MachineOptions) -> VrrpActor:
@@ -292,7 +291,7 @@ class Room:
         """A session is about to end: the first MASTER whom that concerns gets ready, and with it the others' code."""
         for actor in self._masters():
             if tracks(actor.instance, actor.machine.options, session):
-                actor._prepare_advert(0)
+                actor.foresee_release()
                 rehearse_fault(actor.instance, actor.machine.options, session)
                 return
 

@@ -11,9 +11,10 @@ import pytest
 
 from holdfast.actors.runtime.actor import Mailroom
 from holdfast.actors.runtime.context import CellContext
-from holdfast.actors.runtime.machine import seconds
+from holdfast.actors.runtime.machine import Deadline, seconds
 from holdfast.actors.vrrp.config import SyncGroup, VrrpInstance, VrrpRoom
 from holdfast.actors.vrrp.engine import Engine
+from holdfast.actors.vrrp.facts import AdvertReceived
 from holdfast.actors.vrrp.messages import VrrpGroupChanged, VrrpState, VrrpStateChanged
 from holdfast.actors.vrrp.room import Room
 from holdfast.bus.envelope import Envelope
@@ -141,6 +142,25 @@ def test_the_timer_runs_from_the_arrival_of_the_last_advert(
         assert before is not None and after is not None
         heard.append(after - before)
     assert heard == [seconds(1), seconds(1) - 1_500_000]
+
+
+def test_a_better_advert_right_behind_a_takeover_leaves_no_address(
+    network: FakeNetwork, loop: asyncio.AbstractEventLoop
+) -> None:
+    a, b = Host(network, "a", 1, loop), Host(network, "b", 2, loop)
+    a.configure(one("V", 7, 200, "10.0.0.100"))
+    b.configure(one("V", 7, 100, "10.0.0.100"))
+    run(network, 5)
+    a.kernel.running = False
+    actor = b.room.actors["V"]
+    assert actor.machine.deadline is not None
+    actor.take(Deadline(), actor.machine.deadline)
+    assert actor.machine.state is VrrpState.MASTER
+    actor.take(AdvertReceived("10.0.0.1", 0x0A000001, 200), network.now)
+    b.engine.flush()
+    assert actor.machine.state is VrrpState.BACKUP
+    assert not b.has("10.0.0.100")
+    assert b.states("V")[-2:] == [VrrpState.MASTER, VrrpState.BACKUP]
 
 
 def test_link_loss_is_a_fault_and_heals(network: FakeNetwork, loop: asyncio.AbstractEventLoop) -> None:
