@@ -22,7 +22,7 @@ import pykka
 
 from holdfast.actors.checkers import base
 from holdfast.actors.checkers.check_actor import Change, FollowingCheck, NewGlobals, RunningCheck
-from holdfast.actors.checkers.config import CheckersGlobals, ServiceChecks
+from holdfast.actors.checkers.config import CheckersGlobals, ServerChecks, ServiceChecks
 from holdfast.actors.checkers.kinds import Surroundings, checker_of, kinds
 from holdfast.actors.checkers.messages import CheckDone, CheckResult, CheckStateChanged, RunCheck, SuspendCheck
 from holdfast.actors.checkers.ping import restore_range
@@ -55,6 +55,16 @@ class Running(msgspec.Struct):
     wanted: Wanted
     suspended: bool
     remote: bool = False
+
+
+class RoughChecks(ServiceChecks, frozen=True, kw_only=True):
+    """A slice whose servers are still packed: each is decoded when its turn comes."""
+
+    servers: tuple[msgspec.Raw, ...] = ()  # type: ignore[assignment]
+
+
+_slices = msgspec.msgpack.Decoder(RoughChecks)
+_servers = msgspec.msgpack.Decoder(ServerChecks)
 
 
 class Patience:
@@ -174,11 +184,9 @@ class CheckersRoom:
             await self._take_globals(generation.slices[GLOBALS], patience)
         touched: set[str] = set()
         for name in generation.removed - {GLOBALS}:
-            touched |= self._put(name, None)
-            await patience.pause()
+            touched |= await self._put(name, None, patience)
         for name in generation.changed - {GLOBALS}:
-            touched |= self._put(name, msgspec.msgpack.decode(generation.slices[name], type=ServiceChecks))
-            await patience.pause()
+            touched |= await self._put(name, _slices.decode(generation.slices[name]), patience)
         self._follow_links()
         await self._adjust(touched, patience)
         if self._sharing is not None and self._sharing.active:
@@ -196,11 +204,20 @@ class CheckersRoom:
             running.ref.tell(NewGlobals())
             await patience.pause()
 
-    def _put(self, name: str, checks: ServiceChecks | None) -> set[str]:
+    async def _put(self, name: str, checks: RoughChecks | None, patience: Patience) -> set[str]:
         self._suspend_at.pop(name, None)
         if checks is not None and checks.ha_suspend and checks.suspend_address is not None:
             self._suspend_at[name] = checks.suspend_address
-        return self.plan.put(name, checks) | (self.plan.samenesses_of(name) & self.running.keys())
+        steps = self.plan.putting(name, () if checks is None else map(_servers.decode, checks.servers))
+        while True:
+            try:
+                next(steps)
+            except StopIteration as end:
+                touched: set[str] = end.value
+                break
+            await patience.pause()
+        await patience.pause()
+        return touched | (self.plan.samenesses_of(name) & self.running.keys())
 
     async def _adjust(self, touched: Iterable[str], patience: Patience) -> None:
         wanted = self.plan.wanted

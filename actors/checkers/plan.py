@@ -7,13 +7,16 @@ and the cell answers in between.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Generator, Iterable
 
 import msgspec
 
-from holdfast.actors.checkers.config import Check, ServiceChecks
+from holdfast.actors.checkers.config import Check, ServerChecks, ServiceChecks
 from holdfast.actors.checkers.kinds import checker_of, identity_of, sameness_of
 from holdfast.actors.checkers.messages import Target
+
+PAUSE_EVERY = 64
+"""Checks that are looked at between two pauses."""
 
 _UNSAFE = re.compile(r"[^A-Za-z0-9.:_\[\]-]+")
 
@@ -51,20 +54,40 @@ class Plan:
 
     def put(self, name: str, checks: ServiceChecks | None) -> set[str]:
         """Takes the slice of a virtual server, None: it is gone. Returns the samenesses that this touched."""
+        steps = self.putting(name, () if checks is None else checks.servers)
+        while True:
+            try:
+                next(steps)
+            except StopIteration as end:
+                touched: set[str] = end.value
+                return touched
+
+    def putting(self, name: str, servers: Iterable[ServerChecks]) -> Generator[None, None, set[str]]:
+        """The same by and by: a service may have ten thousand servers."""
         touched: set[str] = set()
-        before = self._entries.pop(name, ())
-        after: dict[str, Entry] = {} if checks is None else {each.target.check: each for each in self._read(checks)}
-        for entry in before:
+        before = self._entries.get(name, ())
+        after: dict[str, Entry] = {}
+        for number, entry in enumerate(self._read(name, servers), 1):
+            after[entry.target.check] = entry
+            if not number % PAUSE_EVERY:
+                yield
+        for number, entry in enumerate(before, 1):
             if after.get(entry.target.check) != entry:
                 self._drop(name, entry)
                 touched.add(entry.sameness)
+            if not number % PAUSE_EVERY:
+                yield
         known = {entry.target.check: entry for entry in before}
-        for check, entry in after.items():
+        for number, (check, entry) in enumerate(after.items(), 1):
             if known.get(check) != entry:
                 self._add(name, entry)
                 touched.add(entry.sameness)
+            if not number % PAUSE_EVERY:
+                yield
         if after:
             self._entries[name] = tuple(after.values())
+        else:
+            self._entries.pop(name, None)
         return touched
 
     def services(self) -> Iterable[str]:
@@ -75,10 +98,10 @@ class Plan:
         """What runs for a virtual server."""
         return {entry.sameness for entry in self._entries.get(name, ())}
 
-    def _read(self, checks: ServiceChecks) -> Iterable[Entry]:
-        for server in checks.servers:
+    def _read(self, service: str, servers: Iterable[ServerChecks]) -> Iterable[Entry]:
+        for server in servers:
             for spec in server.checks:
-                target = Target(spec.name, checks.service, server.server, spec.alpha)
+                target = Target(spec.name, service, server.server, spec.alpha)
                 yield Entry(sameness_of(spec), target, spec)
 
     def _add(self, name: str, entry: Entry) -> None:

@@ -122,7 +122,7 @@ class Reconciler:
         touched: set[str] = set()
         for name, machine in list(whole.machines.items()):
             wanted = await self._wanted(machine)
-            if whole.writer.busy or whole.writer.version != version or name not in whole.machines:
+            if machine.busy or whole.writer.busy or whole.writer.version != version or name not in whole.machines:
                 return 0
             if any(wanted[key] != actual.get(key) for key in wanted) and (here := differences(wanted, actual)):
                 touched.add(name)

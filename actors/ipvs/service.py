@@ -9,10 +9,10 @@ service's event. The pool's building blocks are in `pool.py`, a server's books i
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Iterator
-from itertools import chain
+from collections.abc import Iterator
 
 from holdfast.actors.ipvs.config import RealServer, VirtualServer
+from holdfast.actors.ipvs.draining import COUNT_EVERY, DrainingPool
 from holdfast.actors.ipvs.facts import (
     CheckForgotten,
     CheckReported,
@@ -33,26 +33,30 @@ from holdfast.actors.ipvs.facts import (
     Stopped,
 )
 from holdfast.actors.ipvs.plan import destination_spec, service_specs
-from holdfast.actors.ipvs.pool import Pool
 from holdfast.actors.ipvs.quorum import is_panic, quorum_is_up
 from holdfast.actors.ipvs.server import Drain, Server
 from holdfast.actors.runtime.machine import Action, Deadline, Fact, Instant, later, seconds
 from holdfast.bus.messages import EventId, Reason, ReasonKind
 
-COUNT_EVERY = seconds(1.0)
-"""How often a draining server's connections are counted."""
+WORK_OF_A_STEP = 256
+"""Actions of one step of a start or a reload: some milliseconds."""
 
-TELL_AT_ONCE = 256
-"""Events of one step; a service that starts with more servers tells of the others in the steps after it."""
+PAUSE_EVERY = 64
+"""Servers that are looked at without an action; that counts as much as WORK_OF_A_PAUSE actions."""
+WORK_OF_A_PAUSE = 16
 
 RETRY_AFTER = seconds(2.0)
 """After which a destination that the kernel refused is tried again."""
 
 
-class ServiceMachine(Pool):
+_DONE = Settle()
+"""Marks the end of an iterator; compared by identity."""
+
+
+class ServiceMachine(DrainingPool):
     """One virtual server. Not shared between threads."""
 
-    __slots__ = ("_count_at", "_retry_at", "_settle_again", "_tell_at", "_untold", "restored")
+    __slots__ = ("_retry_at", "_settle_again", "_waiting", "_work", "_work_at", "restored")
 
     def __init__(
         self,
@@ -63,9 +67,11 @@ class ServiceMachine(Pool):
     ) -> None:
         super().__init__(config, options, servers)
         self.restored = former is not None
-        self._untold: deque[Iterator[Publish]] = deque()
-        self._tell_at: Instant | None = None
-        self._count_at: Instant | None = None
+        self._work: Iterator[Action | None] | None = None
+        """What a start or a reload has still to do."""
+        self._waiting: deque[Fact] = deque()
+        """Facts that came meanwhile."""
+        self._work_at: Instant | None = None
         self._retry_at: Instant | None = None
         self._settle_again = False
         if former is not None:
@@ -80,15 +86,62 @@ class ServiceMachine(Pool):
     @property
     def deadline(self) -> Instant | None:
         """When `step(Deadline(), now)` is wanted."""
-        wanted = [at for at in (self._count_at, self._retry_at, self._tell_at) if at is not None]
+        wanted = [at for at in (self._count_at, self._retry_at, self._work_at) if at is not None]
         return min(wanted) if wanted else None
 
+    @property
+    def busy(self) -> bool:
+        """Whether a start or a reload is under way: what is wanted is not settled."""
+        return self._work is not None
+
     def step(self, fact: Fact, now: Instant) -> list[Action]:
-        """Takes one fact and returns what is to be done, in order."""
-        if self._untold and not isinstance(fact, Deadline):
-            # What comes in between must not be told before what was before it.
-            return self._tell_all() + self._taken(fact, now)
-        return self._taken(fact, now)
+        """Takes one fact and returns what is to be done, in order.
+
+        A start or a reload with many servers takes several steps, WORK_OF_A_STEP in each; the deadline asks for them.
+        Facts that come meanwhile wait, so that the order of the effects stays what it would have been.
+        """
+        if isinstance(fact, Deadline):
+            return self._deadline_passed(now)
+        if not self._under_way():
+            actions: list[Action] = []
+        elif isinstance(fact, Removed | Stopped):
+            actions = self._finish(now)
+        else:
+            self._waiting.append(fact)
+            return []
+        actions.extend(self._taken(fact, now))
+        if self._work is not None:
+            actions.extend(self._go_on(now))
+        return actions
+
+    def _under_way(self) -> bool:
+        return self._work is not None or bool(self._waiting)
+
+    def _finish(self, now: Instant) -> list[Action]:
+        actions: list[Action] = []
+        while self._under_way():
+            actions.extend(self._go_on(now))
+        return actions
+
+    def _go_on(self, now: Instant) -> list[Action]:
+        """A piece of the work that is under way, and of what waits for its end."""
+        actions: list[Action] = []
+        left = WORK_OF_A_STEP
+        while left > 0 and self._under_way():
+            if self._work is None:
+                actions.extend(self._taken(self._waiting.popleft(), now))
+                left -= 1
+                continue
+            action = next(self._work, _DONE)
+            if action is _DONE:
+                self._work = None
+            elif action is None:
+                left -= WORK_OF_A_PAUSE
+            else:
+                actions.append(action)
+                left -= 1
+        self._work_at = now if self._under_way() else None
+        return actions
 
     def _taken(self, fact: Fact, now: Instant) -> list[Action]:
         match fact:
@@ -105,9 +158,11 @@ class ServiceMachine(Pool):
             case DrainAsked():
                 return self._drain_asked(fact, now)
             case Started():
-                return self._started(now)
+                self._work = self._started()
+                return []
             case Reconfigured():
-                return self._reconfigured(fact, now)
+                self._work = self._reconfigured(fact, now)
+                return []
             case Removed():
                 return self._removed()
             case Stopped():
@@ -117,59 +172,43 @@ class ServiceMachine(Pool):
 
     # -- start, reload, stop ----------------------------------------------------------------------------------------
 
-    def _started(self, now: Instant) -> list[Action]:
+    def _started(self) -> Iterator[Action | None]:
         kind = ReasonKind.RESTARTED if self.restored else ReasonKind.STARTED
         reason = self._reason(kind)
         for server in self.servers.values():
-            self._note_placement(server)
             if server.drain is not None and not server.drain.over:
                 self._count_at = Instant(0)
         # Everything goes to the kernel in one piece, and only then the world is told.
         quorum = self._update_quorum(starting=not self.restored, settled=True)
-        actions: list[Action] = [action for action in quorum if isinstance(action, Log)]
-        actions.append(Settle())
+        yield from self._note_placements()
+        for action in quorum:
+            if isinstance(action, Log):
+                yield action
+        yield Settle()
         announced = self._options.rs_init_notifies and not self.restored
-        servers = list(self.servers.values())
-        self._tell_by_and_by(
-            self._server_event(server, None, reason, announce=announced and server.alive) for server in servers
-        )
-        told = [action for action in quorum if isinstance(action, Publish)]
-        self._tell_by_and_by(told or [self._service_event(None, reason)])
-        actions.extend(self._tell_some(now))
-        return actions
+        for server in list(self.servers.values()):
+            yield self._server_event(server, None, reason, announce=announced and server.alive)
+        news = [action for action in quorum if isinstance(action, Publish)]
+        yield from news or [self._service_event(None, reason)]
 
-    def _tell_by_and_by(self, events: Iterable[Publish]) -> None:
-        """Events that are told after all others of this kind, TELL_AT_ONCE in a step."""
-        self._untold.append(iter(events))
+    def _note_placements(self) -> Iterator[None]:
+        for number, server in enumerate(list(self.servers.values()), 1):
+            self._note_placement(server)
+            if not number % PAUSE_EVERY:
+                yield None
 
-    def _tell_all(self) -> list[Action]:
-        told: list[Action] = [*chain.from_iterable(self._untold)]
-        self._untold.clear()
-        self._tell_at = None
-        return told
-
-    def _tell_some(self, now: Instant) -> list[Action]:
-        told: list[Action] = []
-        while self._untold and len(told) < TELL_AT_ONCE:
-            event = next(self._untold[0], None)
-            if event is None:
-                self._untold.popleft()
-            else:
-                told.append(event)
-        self._tell_at = now if self._untold else None
-        return told
-
-    def _reconfigured(self, fact: Reconfigured, now: Instant) -> list[Action]:
+    def _reconfigured(self, fact: Reconfigured, now: Instant) -> Iterator[Action | None]:
         new = fact.config
         reason = self._reason(ReasonKind.RELOAD)
         wanted = {server.name for server in new.real_servers}
         gone = [server for name, server in self.servers.items() if name not in wanted and not server.leaving]
-        actions: list[Action] = [Log(f"service {server.name} no longer exist") for server in gone]
+        for server in gone:
+            yield Log(f"service {server.name} no longer exist")
         events: list[Action] = []
         for server in gone:
             line, *told = self._leave(server, reason, now)
-            actions.append(line)
             events.extend(told)
+            yield line
         self.config = new
         self._specs = service_specs(new)
         if new.sorry_server is None:
@@ -177,7 +216,7 @@ class ServiceMachine(Pool):
         leaving = {name: server for name, server in self.servers.items() if server.leaving and name not in wanted}
         changed: list[tuple[Server, bool | None]] = []
         servers: dict[str, Server] = {}
-        for config in new.real_servers:
+        for number, config in enumerate(new.real_servers, 1):
             known = self.servers.get(config.name)
             if known is None or known.leaving:
                 known = Server(config, new.name)
@@ -185,31 +224,29 @@ class ServiceMachine(Pool):
             elif known.config != config:
                 was_alive = known.alive
                 lines = self._adopt(known, config)
-                actions.extend(lines)
                 if lines:
                     changed.append((known, was_alive))
+                yield from lines
             servers[config.name] = known
+            if not number % PAUSE_EVERY:
+                yield None
         self.servers = {**servers, **leaving}
         self._recount()
-        for server in self.servers.values():
-            self._note_placement(server)
         quorum = self._update_quorum(starting=True, settled=True)
-        actions.extend(action for action in quorum if isinstance(action, Log))
-        actions.append(Settle())
-        actions.extend(events)
-        self._tell_by_and_by(
-            self._server_event(
-                server,
-                old_up,
-                reason,
-                announce=fact.rs_init_notifies and server.alive if old_up is None else server.alive != old_up,
-            )
-            for server, old_up in changed
-        )
+        yield from self._note_placements()
+        for action in quorum:
+            if isinstance(action, Log):
+                yield action
+        yield Settle()
+        yield from events
+        for server, old_up in changed:
+            if old_up is None:
+                announce = fact.rs_init_notifies and server.alive
+            else:
+                announce = server.alive != old_up
+            yield self._server_event(server, old_up, reason, announce=announce)
         news = [action for action in quorum if isinstance(action, Publish)]
-        self._tell_by_and_by(news or [self._service_event(self.quorum_up, reason)])
-        actions.extend(self._tell_some(now))
-        return actions
+        yield from news or [self._service_event(self.quorum_up, reason)]
 
     def _adopt(self, server: Server, config: RealServer) -> list[Action]:
         """A server that was there before. Returns a line for each thing that the reload changes of its state."""
@@ -423,64 +460,12 @@ class ServiceMachine(Pool):
         actions.append(self._service_event(self.quorum_up, reason, follows=True))
         return actions
 
-    # -- draining ---------------------------------------------------------------------------------------------------
-
-    def _drain_asked(self, fact: DrainAsked, now: Instant) -> list[Action]:
-        server = self.servers.get(fact.server)
-        if server is None or server.leaving:
-            return []
-        if fact.undo:
-            if server.drain is None:
-                return []
-            server.drain = None
-            reason = self._reason(ReasonKind.OPERATOR_RESUME)
-            line = f"Service {server.name} of VS {self.config.name} takes connections again"
-        else:
-            timeout_s = self._options.drain_command_timeout_s if fact.timeout_s is None else fact.timeout_s
-            server.drain = Drain(later(now, seconds(timeout_s)) if fact.remove else None, fact.remove)
-            reason = self._reason(ReasonKind.OPERATOR_RELEASE, timeout_s=timeout_s)
-            line = f"Draining service {server.name} of VS {self.config.name}"
-            if fact.remove:
-                self._count_at = self._count_at or later(now, COUNT_EVERY)
-        self._recount()
-        actions: list[Action] = [Log(line), *self._place(server)]
-        actions.append(self._server_event(server, server.alive, reason))
-        actions.extend(self._update_quorum())
-        return actions
-
-    def _draining(self) -> list[Server]:
-        return [
-            server
-            for server in self.servers.values()
-            if server.drain is not None and server.drain.remove and not server.drain.over
-        ]
-
-    def _counted(self, fact: ConnectionsCounted, now: Instant) -> list[Action]:
-        server = self.servers.get(fact.server)
-        if server is None or server.drain is None or server.drain.over or not server.drain.remove:
-            return []
-        expired = server.drain.until is not None and now >= server.drain.until
-        if fact.connections > 0 and not expired:
-            return []
-        server.drain.over = True
-        ended = "time is over" if fact.connections else "no connection left"
-        kind = ReasonKind.RELOAD if server.leaving else ReasonKind.OPERATOR_RELEASE
-        reason = self._reason(kind, connections=fact.connections)
-        actions: list[Action] = [Log(f"Drained service {server.name} of VS {self.config.name}: {ended}")]
-        actions.extend(self._place(server))
-        actions.append(self._server_event(server, server.alive, reason, final=server.leaving))
-        if server.leaving:
-            self.servers.pop(server.name)
-            actions.append(Forget(server.subject))
-        return actions
-
     # -- deadlines and refusals -------------------------------------------------------------------------------------
 
     def _deadline_passed(self, now: Instant) -> list[Action]:
-        actions: list[Action] = []
-        if self._tell_at is not None:
-            others = [at for at in (self._count_at, self._retry_at) if at is not None]
-            actions.extend(self._tell_all() if others and now >= min(others) else self._tell_some(now))
+        actions = self._go_on(now)
+        if self._work_at is not None:
+            return actions
         if self._count_at is not None and now >= self._count_at:
             draining = self._draining()
             self._count_at = later(now, COUNT_EVERY) if draining else None

@@ -16,6 +16,7 @@ import sys
 import threading
 from collections import deque
 from collections.abc import Callable, Generator
+from time import monotonic
 from typing import Any, ClassVar, TypeVar, cast
 
 import pykka
@@ -27,6 +28,10 @@ log = logging.getLogger(__name__)
 
 TURN_MESSAGES_MAX = 512
 """Messages handed out in one turn of the loop; then sockets and deadlines have their turn."""
+
+TURN_S = 0.005
+"""They have it earlier when the messages take so long; looked at after every LOOK_EVERY messages."""
+LOOK_EVERY = 16
 
 _Answer = TypeVar("_Answer")
 _get_ident = threading.get_ident
@@ -107,12 +112,15 @@ class Mailroom:
 
     def _turn(self) -> None:
         queue = self._queue
-        for _ in range(TURN_MESSAGES_MAX):
+        until = monotonic() + TURN_S
+        for number in range(1, TURN_MESSAGES_MAX + 1):
             try:
                 actor = queue.popleft()
             except IndexError:
                 break
             actor._one()
+            if not number % LOOK_EVERY and monotonic() > until:
+                break
         # A thread may have put something between the last look and this line: it saw `_scheduled` and did not wake us.
         self._scheduled = False
         if queue and not self._scheduled:

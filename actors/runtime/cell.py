@@ -143,6 +143,8 @@ class _Cell:
         self.number = start.number
         self.rooms: set[str] = set()
         self.pending: Slices = {}
+        self._digests: dict[tuple[str, str], tuple[bytes, str]] = {}
+        """Of slices, with the data that they are of: so that a reload looks only at what is new."""
         self.own_slices = {SETTINGS_ROOM: {SETTINGS_SLICE: encode(start.settings)}}
         asyncio.set_event_loop(None)
         self.loop = new_loop()
@@ -272,11 +274,18 @@ class _Cell:
         event = envelope.event
         if isinstance(event, ConfigSlice) and event.cell == self.name:
             self.pending.setdefault(event.room, {})[event.name] = event.data
+            self._digest_of(event.room, event.name, event.data)
         elif isinstance(event, ConfigGeneration) and event.cell == self.name:
             if event.number > self.number:
                 self._apply(event)
             else:
                 self.pending.clear()  # what this cell was born with
+
+    def _digest_of(self, room: str, name: str, data: bytes) -> str:
+        known = self._digests.get((room, name))
+        if known is None or known[0] is not data:
+            known = self._digests[room, name] = (data, digest(data))
+        return known[1]
 
     def _apply(self, generation: ConfigGeneration) -> None:
         """A whole configuration is told: check that all of it is here, then give each room what is its own."""
@@ -286,12 +295,13 @@ class _Cell:
             wanted[room] = {}
             for name, expected in digests.items():
                 data = self.pending.get(room, {}).get(name, current[room].get(name))
-                if data is None or digest(data) != expected:
+                if data is None or self._digest_of(room, name, data) != expected:
                     log.error("cell %s: slice %s of %s did not arrive", self.name, name, room)
                     self._tell(Orders("applied", number=generation.number, text=f"slice {room}/{name} is missing"))
                     return
                 wanted[room][name] = data
         self.pending.clear()
+        self._digests = {key: known for key, known in self._digests.items() if key[1] in wanted.get(key[0], {})}
         self.number = generation.number
         problems = []
         if SETTINGS_ROOM in wanted:

@@ -565,12 +565,12 @@ class Supervisor:
             if child is None:
                 self._add(plan, self.loop.time())
                 child = self.children[plan.name]
-                changed += self._slices.tell(plan, self.number, self.settings)
+                changed += await self._slices.tell_by_and_by(plan, self.number, self.settings)
                 self._tell_state(child, self._started_by_reload(child))
             else:
                 child.problem = ""
                 child.plan = plan
-                changed += self._slices.tell(plan, self.number, self.settings)
+                changed += await self._slices.tell_by_and_by(plan, self.number, self.settings)
         if leaving:
             await self._end_cells(leaving, self.loop.time() + STOP_S, removed=True)
             for child in leaving:

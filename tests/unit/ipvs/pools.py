@@ -20,7 +20,7 @@ from holdfast.actors.ipvs.facts import (
 )
 from holdfast.actors.ipvs.messages import RealServerChanged, VirtualServerChanged
 from holdfast.actors.ipvs.service import ServiceMachine
-from holdfast.actors.runtime.machine import Action, Fact, Instant, seconds
+from holdfast.actors.runtime.machine import Action, Deadline, Fact, Instant, seconds
 
 VS = "[10.0.0.1]:tcp:80"
 
@@ -73,12 +73,22 @@ class Player:
                     del self.pool[action.destination.address]
                 case RemoveServices():
                     self.pool = None
+        if self.machine.busy:
+            # In the middle of a large reload; the steps after this one bring it to its end.
+            return self.actions
         if self.pool is not None:
             ((_, destinations),) = self.machine.wanted().values()
             assert self.pool == {item.address: item.weight for item in destinations.values()}, "orders and wish differ"
         expected = sum(server.contribution() for server in self.machine.servers.values())
         assert self.machine.weight_sum == expected, "the running sum is off"
         return self.actions
+
+    def finish(self, now_s: float) -> list[list[Action]]:
+        """The steps that a large start or reload asks for with its deadline, each with its actions."""
+        steps = []
+        while self.machine.deadline is not None and self.machine.deadline <= Instant(seconds(now_s)):
+            steps.append(self.at(now_s, Deadline()))
+        return steps
 
     def start(self) -> list[Action]:
         """The first step."""

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import errno
 import random
+from typing import Any
 
 import msgspec
 import pytest
 from pools import VS, Player, real, sorry, virtual
 
+from holdfast.actors.ipvs.config import VirtualServer
 from holdfast.actors.ipvs.facts import (
     CheckForgotten,
     ConnectionsCounted,
@@ -26,7 +28,7 @@ from holdfast.actors.ipvs.facts import (
     Settle,
     Stopped,
 )
-from holdfast.actors.runtime.machine import Deadline
+from holdfast.actors.runtime.machine import Action, Deadline
 from holdfast.bus.messages import ReasonKind
 from holdfast.config.values import Script
 
@@ -581,4 +583,54 @@ def test_whatever_happens_orders_and_wishes_agree(seed: int) -> None:
         if not alive and player.machine.config.sorry_server is not None:
             assert player.machine.sorry_active
     player.at(1000, Removed())
+    assert player.pool is None
+
+
+def _many(first: int, count: int, **more: Any) -> VirtualServer:
+    return virtual(*(real(number, **more) for number in range(first, first + count)))
+
+
+def _told(steps: list[list[Action]]) -> list[str]:
+    """The subjects of events, in order, without the common part."""
+    told = [action.subject for step in steps for action in step if isinstance(action, Publish)]
+    return [subject.partition("@")[0].removeprefix("rs/") for subject in told]
+
+
+def test_a_large_service_starts_in_several_steps_and_tells_in_order() -> None:
+    player = Player(_many(1, 1000))
+    steps = [player.start()]
+    assert sum(isinstance(action, Settle) for action in steps[0]) == 1, "the kernel comes first"
+    # A check that fails meanwhile is heard after all of the start was told.
+    assert player.check(0, 7, False) == []
+    steps += player.finish(0)
+    assert len(steps) > 3
+    assert max(map(len, steps)) <= 300
+    names = [f"[10.0.1.{number}]:tcp:80" for number in range(1, 1001)]
+    assert _told(steps) == [*names, f"vs/{VS}", names[6]]
+    assert player.pool is not None
+    assert "10.0.1.7" not in player.pool
+    assert len(player.pool) == 999
+
+
+def test_a_large_reload_takes_several_steps_with_the_effects_of_one() -> None:
+    player = Player(_many(1, 600))
+    player.start()
+    player.finish(0)
+    steps = [player.at(1, Reconfigured(_many(301, 600)))]
+    steps += player.finish(1)
+    assert len(steps) > 3
+    assert max(map(len, steps)) <= 300
+    gone = [f"[10.0.1.{number}]:tcp:80" for number in range(1, 301)]
+    new = [f"[10.0.1.{number}]:tcp:80" for number in range(601, 901)]
+    assert _told(steps) == [*gone, *new, f"vs/{VS}"]
+    assert player.pool == {f"10.0.1.{number}": 1 for number in range(301, 901)}
+
+
+def test_a_stop_in_the_middle_of_a_large_start_is_a_whole_stop() -> None:
+    player = Player(_many(1, 1000))
+    player.start()
+    assert player.machine.busy
+    actions = player.at(0, Stopped())
+    assert any(isinstance(action, RemoveServices) for action in actions)
+    assert player.machine.deadline is None
     assert player.pool is None
