@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 import click
 
 from holdfast.bus import keys as bus_keys
+from holdfast.bus import subjects
 from holdfast.cli.common import fail, json_option, print_json
 from holdfast.config.settings import GatewaySettings
 
@@ -82,6 +83,33 @@ def fingerprint(public: str | None, path: Path) -> None:
     elif not bus_keys.is_key(public):
         fail(f"a public key has {bus_keys.KEY_LENGTH} characters of Z85")
     click.echo(bus_keys.fingerprint(public))
+
+
+@keys.command(name="nats")
+@click.option("--node", "nodes", multiple=True, metavar="NAME[:ROLE]", help="A node; operator unless another is named.")
+@click.option("--client", "clients", multiple=True, metavar="NAME[:ROLE]", help="A client; viewer unless another is.")
+def nats_(nodes: tuple[str, ...], clients: tuple[str, ...]) -> None:
+    """Print the account for nats-server.conf: who may publish and follow what.
+
+    Users are known by their TLS certificates (subject CN=NAME); the server needs `verify_and_map: true` for that.
+    """
+    users = [(*_named(word, "operator"), True) for word in nodes] + [
+        (*_named(word, "viewer"), False) for word in clients
+    ]
+    names = [name for name, _, _ in users]
+    for name in {each for each in names if names.count(each) > 1}:
+        fail(f"{name} is there twice")
+    click.echo(subjects.server_config(users), nl=False)
+
+
+def _named(text: str, role: str) -> tuple[str, str]:
+    name, _, given = text.partition(":")
+    role = given or role
+    if not name or not name.isprintable() or '"' in name or "\\" in name:
+        fail(f"{name!r} cannot be the name of a user")
+    if role not in subjects.ROLES:
+        fail(f"{name}: {role} is no role; there are {', '.join(subjects.ROLES)}")
+    return name, role
 
 
 def _read(path: Path) -> bus_keys.KeyPair:

@@ -49,13 +49,26 @@ class PeerSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
 class GatewaySettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """[gateway]: the part that faces the network. listen: `ADDRESS:PORT` pairs, none: nobody can
     connect. Events are at PORT, commands at PORT + 1.
+
+    engine: `mesh`: nodes call each other ([[peers]] with endpoints). `nats`: they meet on NATS servers (`tls://...`).
+    nats_ca, nats_certificate, nats_key: PEM files, whom we trust and who we are; nats_credentials: a file with user and
+    password instead. nats_role: what this node may do on others. nats_follow: the nodes whose events come here.
+    nats_keep_days, nats_keep_mb, nats_replicas: of the stream, when this node is the first and makes it.
     """
 
     listen: tuple[str, ...] = ()
     key_file: str = "/etc/holdfast/keys/node.key"
     engine: Literal["mesh", "nats"] = "mesh"
     nats_servers: tuple[str, ...] = ()
+    nats_ca: str = ""
+    nats_certificate: str = ""
+    nats_key: str = ""
     nats_credentials: str = ""
+    nats_role: Role = "operator"
+    nats_follow: tuple[str, ...] = ("*",)
+    nats_keep_days: float = 7.0
+    nats_keep_mb: float = 1024.0
+    nats_replicas: int = 1
 
 
 class WebSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -283,6 +296,7 @@ def _check(settings: Settings) -> list[str]:
         host, _, port = endpoint.rpartition(":")
         if not port.isdecimal() or not 0 < int(port) < 65536 or not _is_address(host):
             messages.append(f"listen: {endpoint!r} is not ADDRESS:PORT")
+    messages += _check_nats(settings.gateway)
     ipvs = settings.ipvs
     if ipvs.reconcile_every_s <= 0 or min(ipvs.drain_s, ipvs.drain_command_s, ipvs.panic_window_s) < 0:
         messages.append("ipvs: reconcile_every_s is above 0, the other times from 0")
@@ -306,16 +320,39 @@ def _check_workers(room: str, text: str, settings: Settings) -> list[str]:
         name = word[1:]
         if not word.startswith("@") or not name:
             messages.append(f"placement.{room}: {word!r} is no node; nodes are written @NAME")
-        elif name != own and roles.get(name) not in ("worker", "operator"):
+        elif name != own and settings.gateway.engine == "mesh" and roles.get(name) not in ("worker", "operator"):
             messages.append(f"placement.{room}: {name} is not among the peers with the role worker or operator")
     return messages
+
+
+def _check_nats(gateway: GatewaySettings) -> list[str]:
+    messages = []
+    if gateway.engine == "nats" and not gateway.nats_servers:
+        messages.append('gateway.nats_servers: the engine nats needs one, such as "tls://192.0.2.10:4222"')
+    for server in gateway.nats_servers:
+        scheme, _, place = server.partition("://")
+        host, _, port = place.rpartition(":")
+        if scheme not in ("tls", "nats") or not host or not port.isdecimal() or not 0 < int(port) < 65536:
+            messages.append(f"gateway.nats_servers: {server!r} is not tls://HOST:PORT")
+        elif scheme == "nats" and not _is_loopback(host):
+            messages.append(f"gateway.nats_servers: {server!r}: without TLS only to an address of this host")
+    if gateway.nats_keep_days <= 0 or gateway.nats_keep_mb < 1 or gateway.nats_replicas < 1:
+        messages.append("gateway: nats_keep_days is above 0, nats_keep_mb and nats_replicas at least 1")
+    return messages
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
 def _check_checks(settings: Settings) -> list[str]:
     checks = settings.checks
     called = {peer.name for peer in settings.peers if peer.endpoint} | {settings.node or _host_name()}
     for name in checks.run_for:
-        if name not in called:
+        if name not in called and settings.gateway.engine == "mesh":
             return [f"checks.run_for: {name} is not among the peers that have an endpoint"]
     if checks.vantage_points < 1 or not 0 <= checks.agree <= checks.vantage_points:
         return ["checks: vantage_points is from 1, agree from 0 to vantage_points"]

@@ -35,6 +35,8 @@ case "${1:-}" in
         want depmod kmod
         want node nodejs
         want npm npm
+        want nats-server nats-server
+        want openssl openssl
         want systemd-analyze systemd
         want setpriv util-linux
         ;;

@@ -74,6 +74,8 @@ class Node:
         self.advert_s = 1.0
         self.more_config = ""
         self.more_settings = ""
+        self.gateway: list[str] = []
+        """Lines for [gateway] instead of those of a mesh."""
         self.roles: dict[str, str] = {}
         """Other node -> its role here, when that is not operator."""
         self.process: subprocess.Popen[bytes] | None = None
@@ -89,17 +91,16 @@ class Node:
         lines = [
             f'node = "{self.name}"',
             "[gateway]",
-            f'listen = ["{self.address}:{PORT}"]',
-            f'key_file = "{self.folder}/key"',
+            *(self.gateway or [f'listen = ["{self.address}:{PORT}"]', f'key_file = "{self.folder}/key"']),
             "[cells]",
             "hung_after_s = 30.0",  # a test that stops a process for seconds does not want it put back
         ]
         for other in cluster.nodes:
-            if other is not self:
+            if other is not self and not self.gateway:
                 lines += _peer(
                     other.name, other.key.public, self.roles.get(other.name, "operator"), cluster.endpoint(self, other)
                 )
-        for name, (pair, role) in cluster.clients.items():
+        for name, (pair, role) in ({} if self.gateway else cluster.clients).items():
             lines += _peer(name, pair.public, role, "")
         (self.folder / "toml").write_text("\n".join(lines) + "\n" + self.more_settings)
 

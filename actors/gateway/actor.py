@@ -7,16 +7,19 @@ Inwards it is a cell like any other, and publishes the other nodes' events under
 from __future__ import annotations
 
 import asyncio
+import importlib
 import logging
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import msgspec
 import zmq
 
-from holdfast.actors.gateway.access import AccessList, RefusalLog, Told
+from holdfast.actors.gateway.access import AccessList, Budget, RefusalLog, Told
 from holdfast.actors.gateway.door import Door, Stream
 from holdfast.actors.gateway.facts import facts_of
+from holdfast.actors.gateway.fleetpeer import FleetPeer
 from holdfast.actors.gateway.messages import (
     DescribeGateway,
     GatewayDescription,
@@ -27,8 +30,8 @@ from holdfast.actors.gateway.messages import (
     Refused,
 )
 from holdfast.actors.gateway.owners import ForgetOwners, OwnersMachine, Reach, TellOwners
-from holdfast.actors.gateway.peer import Carried, Peer, failed
-from holdfast.actors.gateway.roles import is_private
+from holdfast.actors.gateway.peer import Carried, Peer, carried, failed
+from holdfast.actors.gateway.roles import is_opinion, is_private, may_command
 from holdfast.actors.runtime.actor import LoopActor
 from holdfast.actors.runtime.cell import CellContext
 from holdfast.actors.runtime.machine import Deadline, Duration, Fact
@@ -42,8 +45,11 @@ from holdfast.bus.hub import HubSubscription
 from holdfast.bus.messages import Command, Failed, Reply
 from holdfast.bus.sockets import end_context, new_context
 from holdfast.bus.wire import Answer, Request
-from holdfast.config.settings import Settings
+from holdfast.config.settings import GatewaySettings, Settings
 from holdfast.kernel.timers import monotonic
+
+if TYPE_CHECKING:
+    from holdfast.actors.gateway.fleet import Fleet
 
 log = logging.getLogger(__name__)
 
@@ -61,8 +67,10 @@ def start(ctx: CellContext) -> None:
 
 
 def belongings(settings: Settings, run_dir: Path) -> Belongings:
-    """The key is the gateway's own: nobody else reads it."""
-    return Belongings(given=(Path(settings.gateway.key_file),))
+    """The keys are the gateway's own: nobody else reads them."""
+    gateway = settings.gateway
+    own = (gateway.key_file, gateway.nats_key, gateway.nats_credentials)
+    return Belongings(given=tuple(Path(each) for each in own if each))
 
 
 class GatewayActor(LoopActor):
@@ -74,7 +82,8 @@ class GatewayActor(LoopActor):
         self.ctx = ctx
         self.bus: CellBus = ctx.bus
         self.stream = Stream(ctx.node)
-        self.peers: dict[str, Peer] = {}
+        self.peers: dict[str, Peer | FleetPeer] = {}
+        self.fleet: Fleet | None = None
         self.door: Door | None = None
         self.refusals = RefusalLog()
         self._settings = Settings()
@@ -86,6 +95,8 @@ class GatewayActor(LoopActor):
         self._said_at = 0.0
         self._timer: asyncio.TimerHandle | None = None
         self._retry_at = 0.0
+        self._budgets: dict[str, Budget] = {}
+        self._closing: set[asyncio.Task[None]] = set()
         self._owners = OwnersMachine(ctx.node)
         self._subscription: HubSubscription
 
@@ -135,13 +146,93 @@ class GatewayActor(LoopActor):
             # ZeroMQ cannot end one connection: when somebody may do less than before, everyone comes in anew.
             or bool(gone)
         )
-        if settings.gateway.engine != "mesh":
-            log.error("gateway.engine %s is not there yet: the mesh is used", settings.gateway.engine)
         if self.door is not None:
             self.door.access = access
-        if again or self._pair is None:
+        if again or (self._pair is None and self._wants_key(settings)):
             self._open(settings)
+        if _of_fleet(before) != _of_fleet(settings):
+            self._join_fleet(settings)
         self._call_peers(settings, gone)
+
+    @staticmethod
+    def _wants_key(settings: Settings) -> bool:
+        """Nodes that meet on NATS and let nobody in have no use for one."""
+        return bool(settings.gateway.listen) or settings.gateway.engine == "mesh"
+
+    def _join_fleet(self, settings: Settings) -> None:
+        """The connection to NATS, when that is where the nodes meet."""
+        if self.fleet is not None:
+            self._drop_peers(set(self.peers))
+            task = self.ctx.loop.create_task(self.fleet.close())
+            self._closing.add(task)
+            task.add_done_callback(self._closing.discard)
+            self.fleet = None
+        if settings.gateway.engine != "nats":
+            return
+        self._drop_peers(set(self.peers))
+        try:
+            # Only who wants it needs the library.
+            module = importlib.import_module("holdfast.actors.gateway.fleet")
+        except ImportError as error:
+            log.error("gateway.engine nats needs nats-py (pip install holdfast[nats]): %s", error)
+            return
+        self.fleet = module.Fleet(
+            self.ctx.loop,
+            self.ctx.node,
+            settings.gateway,
+            self.bus.counters,
+            came=lambda topic, frame: self._came(carried(topic, frame)),
+            beat=self._lives,
+            asked=self._asked_in_fleet,
+            caught_up=self._caught_up,
+            connected=self._tell_fleet_all,
+        )
+
+    def _lives(self, name: str) -> None:
+        """A sign of life of a node on NATS."""
+        assert self.fleet is not None
+        peer = self.peers.get(name)
+        if peer is None:
+            peer = self.peers[name] = FleetPeer(self.ctx.loop, self.ctx.timers, self.fleet, name, tell=self._tell_peer)
+        if isinstance(peer, FleetPeer):
+            peer.heard()
+
+    def _caught_up(self) -> None:
+        for name in self.bus.relayed_nodes():
+            self._joined(name)
+
+    def _tell_fleet_all(self) -> None:
+        """All that this node retains, to a stream that may have lost it."""
+        beginning = topics.quote(self.ctx.node) + "/"
+        for topic, data in self.stream.store.frames.items():
+            if topic.startswith(beginning) and not is_opinion(topic):
+                self._tell_fleet(self.stream.store.entries[topic], data)
+
+    def _tell_fleet(self, envelope: Envelope, data: bytes | None) -> None:
+        if self.fleet is not None and data is not None and not is_opinion(envelope.topic):
+            name = envelope.id
+            self.fleet.publish(envelope.topic, data, f"{name.node}/{name.cell}/{name.epoch}/{name.seq}")
+
+    async def _asked_in_fleet(self, request: Request, role: str, name: str) -> Answer | None:
+        """A command that came over NATS; who asks, and in which role, NATS vouches for."""
+        now = monotonic()
+        budget = self._budgets.get(name)
+        if budget is None:
+            budget = self._budgets[name] = Budget(now)
+        if not budget.take(now):
+            self._refused("", Refusal.FLOOD, name, request.op)
+            return None
+        draft = failed(request, "failed", "")
+        if request.op == "ping":
+            return msgspec.structs.replace(
+                draft, op="pong", node=self.ctx.node, wall_ns=time.time_ns(), mono_ns=time.monotonic_ns()
+            )
+        if request.op != "command":
+            return msgspec.structs.replace(draft, op="error", node=self.ctx.node, text=f"no {request.op} here"[:200])
+        if not may_command(role, request.subject, request.type):
+            self._refused("", Refusal.ROLE, name, f"{request.type} for {request.subject}"[:200])
+            return failed(request, "forbidden", f"{name} is a {role} here: no commands for {request.subject}")
+        return await self._ask_cells(request, Caller(node=name, cell="client", role=role))
 
     def _open(self, settings: Settings) -> None:
         """(Re)opens the door, when there is to be one."""
@@ -149,6 +240,9 @@ class GatewayActor(LoopActor):
         if self.door is not None:
             self.door.close()
             self.door = None
+        if not self._wants_key(settings):
+            self._error = ""
+            return
         try:
             pair = keys.read(Path(settings.gateway.key_file))
             if self._pair is not None and pair != self._pair:
@@ -184,6 +278,8 @@ class GatewayActor(LoopActor):
 
     def _call_peers(self, settings: Settings, changed: set[str]) -> None:
         """A `Peer` for each node with an endpoint; those that are no longer wanted end."""
+        if settings.gateway.engine == "nats":
+            return
         wanted = {each.name: each for each in settings.peers if each.endpoint and each.name != self.ctx.node}
         self._drop_peers(
             {name for name, peer in self.peers.items() if wanted.get(name) != peer.settings or name in changed}
@@ -222,7 +318,7 @@ class GatewayActor(LoopActor):
     def _forget_strangers(self) -> None:
         """After a restart: what is retained of nodes goes out again, as the last that was heard of them."""
         for node in self.bus.relayed_nodes():
-            for envelope in self.bus.relayed(node).values():
+            for envelope in list(self.bus.relayed(node).values()):
                 self.stream.publish(envelope)
                 self._consider(envelope)
 
@@ -231,7 +327,7 @@ class GatewayActor(LoopActor):
     def _local(self, envelope: Envelope) -> None:
         """An event of this node, on its way out."""
         if not is_private(envelope.topic):
-            self.stream.publish(envelope)
+            self._tell_fleet(envelope, self.stream.publish(envelope))
             self._consider(envelope)
 
     def _came(self, envelope: Envelope) -> None:
@@ -369,7 +465,7 @@ class GatewayActor(LoopActor):
             events=() if door is None else door.events,
             commands=() if door is None else door.commands,
             key="" if self._pair is None else self._pair.public,
-            error=self._error,
+            error=self._error or ("" if self.fleet is None or not self.fleet.error else f"NATS: {self.fleet.error}"),
             refused=dict(self.refusals.counts),
             connections=0 if door is None else door.connections,
         )
@@ -390,10 +486,12 @@ class GatewayActor(LoopActor):
             lines.append(f"  node {peer.name}: {peer.machine.state}\n")
         return "".join(lines)
 
-    def _close(self) -> None:
+    async def _close(self) -> None:
         self._subscription.close()
         if self._timer is not None:
             self._timer.cancel()
+        if self.fleet is not None:
+            await self.fleet.close()
         for peer in self.peers.values():
             peer.close()
         self.peers.clear()
@@ -401,6 +499,11 @@ class GatewayActor(LoopActor):
             self.door.close()
             self.door = None
         end_context(self._context)
+
+
+def _of_fleet(settings: Settings) -> GatewaySettings:
+    """What the connection to NATS depends on."""
+    return msgspec.structs.replace(settings.gateway, listen=(), key_file="")
 
 
 def _lasting(state: GatewayState) -> GatewayState:

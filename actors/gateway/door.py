@@ -66,12 +66,14 @@ class Stream:
         self.publisher: Publisher | None = None
         self._seq = 0
 
-    def publish(self, envelope: Envelope, frame: Frame | None = None) -> None:
-        """Sends an event on. frame: as it came, when it came from another node."""
+    def publish(self, envelope: Envelope, frame: Frame | None = None) -> bytes | None:
+        """Sends an event on, and returns how. frame: as it came, when it came from another node.
+
+        None: it told that something is gone which was not there.
+        """
         topic = envelope.topic
         if envelope.gone:
-            self.forget(topic)
-            return
+            return self.forget(topic)
         count = self.store.count(topic)
         via = self._next()
         envelope = msgspec.structs.replace(envelope, count=count)
@@ -82,15 +84,18 @@ class Stream:
         self._send(topic, data)
         if envelope.retain:
             self.store.put(envelope, data)
+        return data
 
-    def forget(self, topic: str) -> None:
+    def forget(self, topic: str) -> bytes | None:
         """Nothing is retained under `topic` any more; those who follow are told."""
         if not self.store.drop(topic):
-            return
+            return None
         via = self._next()
         gone = Envelope(topic, via, time.time_ns(), time.monotonic_ns(), (), Forgotten(), self.store.count(topic))
-        self._send(topic, pack(gone, retain=False, via=via))
+        data = pack(gone, retain=False, via=via)
+        self._send(topic, data)
         self.store.counts.pop(topic, None)
+        return data
 
     def forget_node(self, beginning: str) -> None:
         """Everything under `NODE/` is forgotten."""

@@ -40,11 +40,24 @@ class Tell(Action, frozen=True):
 
 
 class PeerMachine:
-    """One other node. begun: when we began to look for it."""
+    """One other node. Times are those of the mesh; where nodes meet elsewhere a sign of life stands for an answer.
 
-    __slots__ = ("_ask_at", "_asked_at", "_heard_at", "hears_us", "state")
+    ask_every: between questions. silent: unreachable after so long. hears_us: a node whose last question is older
+    does not hear us.
+    """
 
-    def __init__(self, now: Instant) -> None:
+    __slots__ = ("_ask_at", "_ask_every", "_asked_at", "_heard_at", "_hears_us_for", "_silent", "hears_us", "state")
+
+    def __init__(
+        self,
+        now: Instant,
+        ask_every: Duration = ASK_EVERY,
+        silent: Duration = SILENT,
+        hears_us: Duration = HEARS_US,
+    ) -> None:
+        self._ask_every = ask_every
+        self._silent = silent
+        self._hears_us_for = hears_us
         self.state = PeerStatus.CONNECTING
         self.hears_us = False
         self._ask_at = now
@@ -56,9 +69,9 @@ class PeerMachine:
         """When it wants to be called."""
         limits = [self._ask_at]
         if self.state is not PeerStatus.UNREACHABLE:
-            limits.append(later(self._heard_at, SILENT))
+            limits.append(later(self._heard_at, self._silent))
         if self.hears_us and self._asked_at is not None:
-            limits.append(later(self._asked_at, HEARS_US))
+            limits.append(later(self._asked_at, self._hears_us_for))
         return min(limits)
 
     def step(self, fact: Fact, now: Instant) -> list[Action]:
@@ -86,15 +99,15 @@ class PeerMachine:
             if self._asked_at is not None:
                 self._asked_at = later(self._asked_at, Duration(late))
         actions: list[Action] = []
-        if self.hears_us and self._asked_at is not None and now - self._asked_at >= HEARS_US:
+        if self.hears_us and self._asked_at is not None and now - self._asked_at >= self._hears_us_for:
             self.hears_us = False
             actions.append(self._again())
         silent = now - self._heard_at
-        if self.state is not PeerStatus.UNREACHABLE and silent >= SILENT:
-            evidence: Evidence = {"silent_s": round(silent / 1e9, 3), "limit_s": SILENT / 1e9}
+        if self.state is not PeerStatus.UNREACHABLE and silent >= self._silent:
+            evidence: Evidence = {"silent_s": round(silent / 1e9, 3), "limit_s": self._silent / 1e9}
             actions.append(self._turn(PeerStatus.UNREACHABLE, evidence))
         if now >= self._ask_at:
-            self._ask_at = later(now, ASK_EVERY)
+            self._ask_at = later(now, self._ask_every)
             actions.append(Ask())
         return actions
 

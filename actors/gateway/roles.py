@@ -38,6 +38,11 @@ def may_command(role: str, subject: str, command: str = "") -> bool:
     return any(kind in ("", subject.partition("/")[0]) for kind in kinds)
 
 
+def is_opinion(topic: str) -> bool:
+    """Whether an event is what its node thinks of another one: in a fleet of hundreds that stays with who thinks it."""
+    return topic.partition("/")[2].startswith("node/")
+
+
 def is_private(topic: str) -> bool:
     """Whether events under `topic` (with its node) stay on their node."""
     return topic.partition("/")[2].startswith(PRIVATE)

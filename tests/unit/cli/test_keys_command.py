@@ -50,3 +50,13 @@ def test_mistakes_are_said(tmp_path: Path) -> None:
     assert run("fingerprint", "short")[0] == 1
     assert run("generate", "--name", 'a"b', "--file", str(tmp_path / "k"))[0] == 1
     assert not (tmp_path / "k").exists()
+
+
+def test_the_account_for_nats() -> None:
+    code, text = run("nats", "--node", "lb1", "--node", "w1:worker", "--client", "eye")
+    assert code == 0
+    assert (
+        'user: "CN=lb1"' in text and "holdfast.command.worker.*.w1" in text and "holdfast.command.viewer.*.eye" in text
+    )
+    for words in (("--node", "lb1", "--client", "lb1"), ("--client", "eye:root"), ("--node", ":worker")):
+        assert run("nats", *words)[0] == 1

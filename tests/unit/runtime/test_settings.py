@@ -61,6 +61,11 @@ def test_a_full_file() -> None:
         ("[placement]\ncheckers = '@lb2'", "placement.checkers: lb2 is not among the peers with the role worker"),
         ("node = 'a'\n[placement]\ncheckers = '@a b'", "placement.checkers: 'b' is no node; nodes are written @NAME"),
         ("[checks]\nvantage_points = 2\nagree = 3", "checks: vantage_points is from 1, agree from 0 to vantage_points"),
+        ("[gateway]\nengine = 'nats'", "gateway.nats_servers: the engine nats needs one"),
+        ("[gateway]\nnats_servers = ['http://a:1']", "gateway.nats_servers: 'http://a:1' is not tls://HOST:PORT"),
+        ("[gateway]\nnats_servers = ['tls://a']", "gateway.nats_servers: 'tls://a' is not tls://HOST:PORT"),
+        ("[gateway]\nnats_servers = ['nats://192.0.2.1:4222']", "without TLS only to an address of this host"),
+        ("[gateway]\nnats_keep_days = 0", "gateway: nats_keep_days is above 0"),
         ("[checks]\nlost_after_s = 0.5", "checks: lost_after_s is from 1"),
         ("[checks]\nrun_for = ['lb9']", "checks.run_for: lb9 is not among the peers that have an endpoint"),
         ("[placement]\nvrrp = 'a/b'", "placement.vrrp: 'a/b' cannot name a cell"),
@@ -116,3 +121,14 @@ def test_nodes_that_run_the_checks() -> None:
     """
     assert settings_module.workers_of(parse(text)) == ("w1", "lb1")
     assert settings_module.workers_of(parse("[placement]\ncheckers = 'apart'")) == ()
+
+
+def test_a_fleet() -> None:
+    text = """
+    [gateway]
+    engine = "nats"
+    nats_servers = ["tls://192.0.2.10:4222", "nats://127.0.0.1:4222", "nats://localhost:4222"]
+    nats_follow = ["lb1"]
+    """
+    gateway = parse(text).gateway
+    assert (gateway.engine, gateway.nats_follow, gateway.nats_role) == ("nats", ("lb1",), "operator")
