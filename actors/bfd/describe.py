@@ -51,6 +51,7 @@ def describe(lane: Lane, reason: Reason | None) -> BfdSession:
         last_send_error=_error_text(lane.last_send_errno),
         last_packet_s=None if machine.seen is None else (now - machine.seen) / 1e9,
         longest_gap_s=machine.longest_gap / 1e9,
+        falterings=lane.falterings,
         since_s=(now - lane.last_change_at) / 1e9,
         ups=lane.ups,
         downs=lane.downs,

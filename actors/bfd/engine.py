@@ -38,6 +38,7 @@ from holdfast.actors.bfd.machine import BfdMachine
 from holdfast.actors.bfd.memory import Kept, MemoryStore
 from holdfast.actors.bfd.packet import MAX_U32, ControlPacket, PacketError, Reject, State
 from holdfast.actors.bfd.profiles import SessionSpec
+from holdfast.actors.bfd.vigil import Vigil
 from holdfast.actors.bfd.wheel import DetectionWheel, Pacer
 from holdfast.actors.runtime.machine import MS, US, Action, Deadline, Fact, Instant, S
 from holdfast.kernel.timers import TimerFd
@@ -55,6 +56,12 @@ class Listener(Protocol):
 
     def state_changed(self, lane: Lane, changed: Changed) -> None:
         """The session has another state, or was started."""
+
+    def faltering(self, lane: Lane, now: Instant) -> None:
+        """The session ends within lane.lead unless its neighbour is heard. Not told of each when many do."""
+
+    def rehearse(self, lane: Lane, now: Instant) -> None:
+        """The session ends right now, perhaps: what is to be told then may be made and thrown away."""
 
     def rejected(self, lane: Lane | None, error: PacketError, source: bytes) -> None:
         """A packet was discarded. lane None: it belongs to no session."""
@@ -78,7 +85,6 @@ class Engine:
         self._chance = chance
         self._memory = memory
         self._timer = TimerFd()
-        self._wheel = DetectionWheel()
         self._rows = Rows()
         self._senders: dict[int, RawUdpSender] = {}
         self._pacers: dict[int, Pacer] = {}
@@ -86,6 +92,8 @@ class Engine:
         self._hearing = Hearing(
             loop, self._directory, heard=self._heard, rejected=listener.rejected, turn_over=self._rearm
         )
+        self._vigil = Vigil(listener.faltering, listener.rehearse, self._hearing.drain)
+        self._wheel = DetectionWheel(self._vigil.faltering)
         self._leaving: list[tuple[int, Lane]] = []
         self._unrouted: set[Lane] = set()
         self._retry_at = 0
@@ -239,7 +247,7 @@ class Engine:
 
     def _due(self) -> None:
         """Sends what is due, and ends what has been silent for too long, after it had its chance to be heard."""
-        now = time.monotonic_ns()
+        now = self._vigil.wait(time.monotonic_ns())
         for pacer in self._pacers.values():
             pacer.fire(now)
         self._hearing.poll(now)
@@ -282,6 +290,8 @@ class Engine:
             yield self._leaving[0][0]
         if self._unrouted:
             yield self._retry_at
+        if self._vigil.next_at:
+            yield self._vigil.next_at
 
     # ------------------------------------------------------------------ carrying out
 

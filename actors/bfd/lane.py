@@ -11,10 +11,16 @@ from holdfast.actors.bfd.machine import BfdMachine
 from holdfast.actors.bfd.memory import Kept, MemorySlot
 from holdfast.actors.bfd.packet import CONTROL_PORT, MULTIHOP_PORT, ControlPacket, Reject, State
 from holdfast.actors.bfd.profiles import SessionSpec
+from holdfast.actors.runtime.machine import MS
 from holdfast.kernel.udp_batch import Path, Row, Rows
 
 if TYPE_CHECKING:
     from holdfast.actors.bfd.wheel import Group
+
+LEAD_MOST = 2 * MS
+_LEAD_PART = 20
+"""A session falters when its neighbour has been silent for all but a twentieth of the detection time, and for all but
+2 ms of it: with a multiplier of 1 a packet may come after nine tenths."""
 
 
 class Lane:
@@ -24,6 +30,7 @@ class Lane:
         "authenticator",
         "disabled",
         "downs",
+        "falterings",
         "family",
         "group",
         "ifindex",
@@ -33,6 +40,7 @@ class Lane:
         "last_change",
         "last_change_at",
         "last_send_errno",
+        "lead",
         "leaving",
         "limit",
         "machine",
@@ -79,6 +87,10 @@ class Lane:
         self.placed_at = 0
         self.limit = 0
         """The detection time in nanoseconds; 0: none runs, -1: ask the machine."""
+        self.lead = 0
+        """How long before its end the detection time is worth a word, 0: not at all."""
+        self.falterings = 0
+        """How often it came so near to its end."""
         self.leaving = False
         self.disabled = False
         """By an operator."""
@@ -110,6 +122,7 @@ class Lane:
             self.limit = 0
         else:
             self.limit = -1 if machine.echo_interval_us else machine.detection
+        self.lead = min(self.limit // _LEAD_PART, LEAD_MOST) if self.limit > 0 and machine.state is State.UP else 0
 
     def route(self, path: Path | None) -> None:
         """Sets where packets go; the row is made anew. The lane must be in no group."""

@@ -40,6 +40,19 @@ class BfdStateChanged(Event, frozen=True, kw_only=True, tag="bfd.state"):
     checker: bool = True
 
 
+class BfdFaltering(Event, frozen=True, kw_only=True, tag="bfd.faltering"):
+    """A session is about to end: nothing was heard for all but left_us of its detection time. On
+    `NODE/bfd/NAME/faltering`, not retained, and not of each session when several falter within 20 ms.
+
+    If a packet comes in time, nothing more is told. Who acts on the end of a session uses the moment to prepare for it.
+    """
+
+    session: str
+    silent_us: int
+    detection_us: int
+    left_us: int
+
+
 class BfdShow(Command, frozen=True, kw_only=True, tag="bfd.show"):
     """Asks for the sessions. session: one of them, empty: all."""
 
@@ -70,6 +83,7 @@ class BfdSession(Event, frozen=True, kw_only=True, tag="bfd.session"):
 
     Intervals in microseconds: transmit and receive are the agreed ones, 0: nothing is sent. *_s: seconds.
     last_packet_s: ago, None: none yet. longest_gap_s: the longest time between two packets since Up.
+    falterings: how often the session was about to end.
     rejected: discarded packets by reason. reason: of the last change.
     """
 
@@ -102,6 +116,7 @@ class BfdSession(Event, frozen=True, kw_only=True, tag="bfd.session"):
     last_send_error: str
     last_packet_s: float | None
     longest_gap_s: float
+    falterings: int
     since_s: float
     ups: int
     downs: int

@@ -17,7 +17,7 @@ from pykka import ActorRef
 from holdfast.actors.bfd.config import BfdRoom
 from holdfast.actors.bfd.describe import describe, dump_text
 from holdfast.actors.bfd.engine import Engine
-from holdfast.actors.bfd.facts import Changed
+from holdfast.actors.bfd.facts import Cause, Changed
 from holdfast.actors.bfd.lane import Lane
 from holdfast.actors.bfd.memory import MemoryStore
 from holdfast.actors.bfd.messages import (
@@ -28,12 +28,14 @@ from holdfast.actors.bfd.messages import (
     BfdShow,
     BfdStateChanged,
 )
-from holdfast.actors.bfd.packet import PacketError, State
+from holdfast.actors.bfd.packet import Diagnostic, PacketError, State
 from holdfast.actors.bfd.profiles import BfdSettings, BfdSettingsError, SessionSpec, parse_settings, session_spec
-from holdfast.actors.bfd.session_actor import Happened, Removed, Respecified, SessionActor
+from holdfast.actors.bfd.session_actor import Faltering, Happened, Removed, Respecified, SessionActor, state_event
 from holdfast.actors.runtime.context import CellContext, Generation
+from holdfast.actors.runtime.machine import Instant
 from holdfast.bus.base import Caller
-from holdfast.bus.messages import Command, Failed, Reason, Reply
+from holdfast.bus.envelope import Envelope, pack
+from holdfast.bus.messages import Command, EventId, Failed, Reason, Reply
 from holdfast.kernel.base import KernelError
 from holdfast.kernel.faces import Links
 from holdfast.kernel.records import AddressChanged, Change, LinkChanged
@@ -197,6 +199,20 @@ class Room:
         self._may_say = _SAID_AT_ONCE
         if self._unsaid:
             self._say_some()
+
+    def faltering(self, lane: Lane, now: Instant) -> None:
+        """Tells whoever tracks the session that it is about to end."""
+        machine = lane.machine
+        silent = now - (machine.seen or now)
+        self._actors[lane.spec.name].tell(Faltering(silent, machine.detection, lane.due_at() - now))
+
+    def rehearse(self, lane: Lane, now: Instant) -> None:
+        """Makes the event of the session's end and throws it away: code that has just run is quick."""
+        machine, spec = lane.machine, lane.spec
+        changed = Changed(State.UP, State.DOWN, Cause.SILENT, machine.detection, machine.detection, machine.remote_mult)
+        loss = Happened(changed, now, False, Diagnostic.DETECTION_TIME_EXPIRED, machine.remote_diagnostic)
+        event = state_event(spec, self._context.node, None, loss)
+        pack(Envelope(spec.name, EventId(self._context.node, self._context.cell, 1, 1), now, now, (), event))
 
     def rejected(self, lane: Lane | None, error: PacketError, source: bytes) -> None:
         """Logs one line a minute for each session and reason; the counters have them all."""

@@ -7,7 +7,7 @@ import logging
 import msgspec
 
 from holdfast.actors.bfd.facts import Cause, Changed
-from holdfast.actors.bfd.messages import BfdState, BfdStateChanged
+from holdfast.actors.bfd.messages import BfdFaltering, BfdState, BfdStateChanged
 from holdfast.actors.bfd.packet import State, diagnostic_word
 from holdfast.actors.bfd.profiles import SessionSpec
 from holdfast.actors.runtime.actor import LoopActor
@@ -46,6 +46,14 @@ class Happened(msgspec.Struct, frozen=True):
     remote_diagnostic: int
 
 
+class Faltering(msgspec.Struct, frozen=True):
+    """The session is about to end."""
+
+    silent_ns: int
+    detection_ns: int
+    left_ns: int
+
+
 class Removed(msgspec.Struct, frozen=True):
     """The configuration has it no more."""
 
@@ -72,6 +80,8 @@ class SessionActor(LoopActor):
                 self._spec = message.spec
             case Removed():
                 self._removed()
+            case Faltering():
+                self._faltering(message)
         return None
 
     def _happened(self, what: Happened) -> None:
@@ -87,26 +97,20 @@ class SessionActor(LoopActor):
                 return
             if changed.cause is not Cause.STARTED:
                 return
-        self._publish(
-            BfdStateChanged(
-                session=self._spec.name,
-                old=BfdState.DOWN if told is None else told.state,
-                state=state,
-                tracker_up=what.tracker_up,
-                reason=self._reason(what),
-                since_mono_ns=what.at_ns,
-                neighbor=self._spec.neighbor_text,
-                local_diagnostic=diagnostic_word(what.local_diagnostic),
-                remote_diagnostic=diagnostic_word(what.remote_diagnostic),
-                detection_us=changed.detection // US,
-                vrrp=self._spec.vrrp,
-                checker=self._spec.checker,
-            )
-        )
+        self._publish(state_event(self._spec, self._bus.node, told, what))
         if changed.new is State.UP:
             log.info("(%s) Entering Up state", self._spec.name)
         elif told is not None and told.state is BfdState.UP:
             self._log_loss(what)
+
+    def _faltering(self, what: Faltering) -> None:
+        event = BfdFaltering(
+            session=self._spec.name,
+            silent_us=what.silent_ns // US,
+            detection_us=what.detection_ns // US,
+            left_us=what.left_ns // US,
+        )
+        self._bus.publish(self._subject, "faltering", event, retain=False)
 
     def _publish(self, event: BfdStateChanged) -> None:
         self._told = event
@@ -124,20 +128,6 @@ class SessionActor(LoopActor):
             diagnostic_word(what.local_diagnostic),
             diagnostic_word(what.remote_diagnostic),
         )
-
-    def _reason(self, what: Happened) -> Reason:
-        changed = what.changed
-        evidence: Evidence = {"cause": changed.cause.value, "neighbor": self._spec.neighbor_text}
-        if changed.old is State.UP and changed.silent is not None:
-            evidence["last_packet_s"] = changed.silent / S
-            evidence["detection_s"] = changed.detection / S
-            evidence["interval_s"] = changed.interval / S
-            evidence["missed"] = changed.missed
-        if what.local_diagnostic:
-            evidence["local_diagnostic"] = diagnostic_word(what.local_diagnostic)
-        if what.remote_diagnostic:
-            evidence["remote_diagnostic"] = diagnostic_word(what.remote_diagnostic)
-        return Reason(kind=_kind_of(changed), node=self._bus.node, subject=self._subject, evidence=evidence)
 
     def _removed(self) -> None:
         told = self._told
@@ -159,3 +149,36 @@ def _kind_of(changed: Changed) -> ReasonKind:
             return ReasonKind.STOPPED
         case _:
             return ReasonKind.BFD_UP if changed.new is State.UP else ReasonKind.BFD_DOWN
+
+
+def state_event(spec: SessionSpec, node: str, told: BfdStateChanged | None, what: Happened) -> BfdStateChanged:
+    """What is told of a change. told: what was told before it."""
+    return BfdStateChanged(
+        session=spec.name,
+        old=BfdState.DOWN if told is None else told.state,
+        state=state_word(what.changed.new),
+        tracker_up=what.tracker_up,
+        reason=_reason(spec, node, what),
+        since_mono_ns=what.at_ns,
+        neighbor=spec.neighbor_text,
+        local_diagnostic=diagnostic_word(what.local_diagnostic),
+        remote_diagnostic=diagnostic_word(what.remote_diagnostic),
+        detection_us=what.changed.detection // US,
+        vrrp=spec.vrrp,
+        checker=spec.checker,
+    )
+
+
+def _reason(spec: SessionSpec, node: str, what: Happened) -> Reason:
+    changed = what.changed
+    evidence: Evidence = {"cause": changed.cause.value, "neighbor": spec.neighbor_text}
+    if changed.old is State.UP and changed.silent is not None:
+        evidence["last_packet_s"] = changed.silent / S
+        evidence["detection_s"] = changed.detection / S
+        evidence["interval_s"] = changed.interval / S
+        evidence["missed"] = changed.missed
+    if what.local_diagnostic:
+        evidence["local_diagnostic"] = diagnostic_word(what.local_diagnostic)
+    if what.remote_diagnostic:
+        evidence["remote_diagnostic"] = diagnostic_word(what.remote_diagnostic)
+    return Reason(kind=_kind_of(changed), node=node, subject=f"bfd/{spec.name}", evidence=evidence)

@@ -18,7 +18,7 @@ import random
 from collections.abc import Callable
 
 from holdfast.actors.bfd.facts import jittered
-from holdfast.actors.bfd.lane import Lane
+from holdfast.actors.bfd.lane import LEAD_MOST, Lane
 from holdfast.kernel.udp_batch import SendGroup
 
 _SLOT_BITS = 23
@@ -33,12 +33,15 @@ GROUP_SIZE = 64
 
 
 class DetectionWheel:
-    """The lanes whose detection time runs."""
+    """The lanes whose detection time runs. A lane is in the slot of the instant LEAD_MOST before its end."""
 
-    def __init__(self) -> None:
+    def __init__(self, faltering: Callable[[Lane, int], None] | None = None) -> None:
+        """faltering: called with a lane, and the instant of its end, once when that is no more than `lead` away."""
+        self._faltering = faltering
         self._slots: dict[int, list[Lane]] = {}
         self._order: list[int] = []
-        self._near: list[tuple[int, int, Lane]] = []
+        self._near: list[tuple[int, int, Lane, int]] = []
+        """When to look, a number that tells equals apart, the lane, its end."""
         self._swept = 0
         self._look_at = 0
         self._count = 0
@@ -56,10 +59,9 @@ class DetectionWheel:
 
     def _place(self, lane: Lane, at: int) -> None:
         lane.placed_at = at
-        slot = at >> _SLOT_BITS
+        slot = (at - LEAD_MOST) >> _SLOT_BITS
         if slot < self._swept:
-            self._count += 1
-            heapq.heappush(self._near, (at, self._count, lane))
+            self._look(lane, at - lane.lead if self._faltering is not None else at, at)
             return
         found = self._slots.get(slot)
         if found is None:
@@ -67,6 +69,10 @@ class DetectionWheel:
             heapq.heappush(self._order, slot)
         else:
             found.append(lane)
+
+    def _look(self, lane: Lane, when: int, at: int) -> None:
+        self._count += 1
+        heapq.heappush(self._near, (when, self._count, lane, at))
 
     def next_at(self) -> int:
         """When `due` is wanted next; 0: never."""
@@ -91,9 +97,9 @@ class DetectionWheel:
         for slot in [each for each in slots if each <= limit]:
             staying = []
             for lane in slots[slot]:
-                if lane.placed_at >> _SLOT_BITS != slot or not lane.placed_at:
+                if (lane.placed_at - LEAD_MOST) >> _SLOT_BITS != slot or not lane.placed_at:
                     continue
-                if lane.due_at() >> _SLOT_BITS == slot:
+                if (lane.due_at() - LEAD_MOST) >> _SLOT_BITS == slot:
                     staying.append(lane)
                 else:
                     self._settle(lane)
@@ -112,17 +118,20 @@ class DetectionWheel:
             self._swept = slot + 1
             for lane in self._slots.pop(slot):
                 # What was placed anew since is in another slot, too: this is its old entry.
-                if lane.placed_at >> _SLOT_BITS == slot and lane.placed_at:
+                if (lane.placed_at - LEAD_MOST) >> _SLOT_BITS == slot and lane.placed_at:
                     self._settle(lane)
         near = self._near
         ended: list[Lane] = []
         while near and near[0][0] <= now:
-            at, _, lane = heapq.heappop(near)
+            when, _, lane, at = heapq.heappop(near)
             if lane.placed_at != at:
                 continue
             due_at = lane.due_at()
             if due_at == 0:
                 lane.placed_at = 0
+            elif due_at == at and when < at and now < at and self._faltering is not None:
+                self._look(lane, at, at)
+                self._faltering(lane, at)
             elif due_at > now:
                 self._place(lane, due_at)
             else:

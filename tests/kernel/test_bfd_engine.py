@@ -21,6 +21,7 @@ from holdfast.actors.bfd.lane import Lane
 from holdfast.actors.bfd.memory import Kept, MemoryStore
 from holdfast.actors.bfd.packet import CONTROL_PORT, ControlPacket, PacketError, Reject, State, decode
 from holdfast.actors.bfd.profiles import SessionSpec
+from holdfast.actors.runtime.machine import Instant
 from holdfast.kernel.udp_batch import RawUdpSender, UdpReceiver
 
 pytestmark = [
@@ -57,9 +58,17 @@ class Listener:
     def __init__(self) -> None:
         self.changes: list[tuple[str, Changed]] = []
         self.rejects: list[tuple[str, Reject]] = []
+        self.faltered: list[str] = []
+        self.rehearsed = 0
 
     def state_changed(self, lane: Lane, changed: Changed) -> None:
         self.changes.append((lane.spec.name, changed))
+
+    def faltering(self, lane: Lane, now: Instant) -> None:
+        self.faltered.append(lane.spec.name)
+
+    def rehearse(self, lane: Lane, now: Instant) -> None:
+        self.rehearsed += 1
 
     def rejected(self, lane: Lane | None, error: PacketError, source: bytes) -> None:
         self.rejects.append(("" if lane is None else lane.spec.name, error.reject))

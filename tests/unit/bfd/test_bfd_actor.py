@@ -9,10 +9,10 @@ import pytest
 from bfd_play import config
 
 from holdfast.actors.bfd.facts import Cause, Changed
-from holdfast.actors.bfd.messages import BfdState, BfdStateChanged
+from holdfast.actors.bfd.messages import BfdFaltering, BfdState, BfdStateChanged
 from holdfast.actors.bfd.packet import State
 from holdfast.actors.bfd.profiles import SessionSpec
-from holdfast.actors.bfd.session_actor import Happened, Removed, SessionActor
+from holdfast.actors.bfd.session_actor import Faltering, Happened, Removed, SessionActor
 from holdfast.actors.runtime.actor import Mailroom
 from holdfast.actors.runtime.machine import MS, Duration
 from holdfast.bus.fake import FakeBus
@@ -114,3 +114,10 @@ async def test_removal_is_told_and_nothing_is_kept() -> None:
     assert events[-1].state is BfdState.DELETED
     assert events[-1].reason.kind is ReasonKind.RELOAD
     assert bus.retained("bfd/") == []
+
+
+async def test_a_session_that_falters_is_told_and_not_kept() -> None:
+    bus, events = await told(STARTED, CAME_UP, Faltering(148 * MS, 150 * MS, 2 * MS))
+    assert len(events) == 2
+    assert bus.published[-1].event == BfdFaltering(session="b0", silent_us=148_000, detection_us=150_000, left_us=2_000)
+    assert [each.aspect for each in bus.retained("bfd/")] == ["state"]

@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import itertools
 import random
+import time
+from collections.abc import Callable
 
 import pytest
 from bfd_play import at, config, from_peer
 from hypothesis import given
 from hypothesis import strategies as st
 
-from holdfast.actors.bfd.facts import SessionConfig
+from holdfast.actors.bfd.facts import PathLost, SessionConfig
 from holdfast.actors.bfd.lane import Lane
 from holdfast.actors.bfd.machine import BfdMachine
 from holdfast.actors.bfd.packet import State
 from holdfast.actors.bfd.profiles import SessionSpec
+from holdfast.actors.bfd.vigil import Vigil
 from holdfast.actors.bfd.wheel import GROUP_SIZE, DetectionWheel, Pacer
-from holdfast.actors.runtime.machine import MS, Instant
+from holdfast.actors.runtime.machine import MS, Instant, S
 from holdfast.kernel.udp_batch import Path, Rows, SendGroup
 
 ROWS = Rows()
@@ -108,6 +111,103 @@ def test_who_has_no_deadline_leaves() -> None:
     wheel.watch(one)
     assert wheel.due(at(100)) == []
     assert wheel.next_at() == 0
+
+
+def test_who_is_about_to_end_is_told_of_once() -> None:
+    told: list[tuple[Lane, int]] = []
+    wheel = DetectionWheel(lambda lane, end: told.append((lane, end)))
+    one, slow = up_lane(), up_lane(1)
+    for each in (one, slow):
+        wheel.watch(each)
+    now = 0
+    while not told:
+        now = wheel.next_at()
+        assert wheel.due(now) == []
+        if now >= at(0.1):
+            slow.machine.seen = at(0.1)
+    assert (told, now) == ([(one, at(0.15))], at(0.148)), "2 ms before its end, and only who was not heard"
+    # Heard at the last moment: nothing ends, and the next time it is told of anew.
+    one.machine.seen = at(0.149)
+    slow.machine.seen = at(0.28)
+    ended: list[Lane] = []
+    while not ended:
+        now = wheel.next_at()
+        ended = wheel.due(now)
+    assert (told[1:], ended, now) == ([(one, at(0.299))], [one], at(0.299))
+
+
+def test_a_process_that_stood_still_has_nothing_to_foresee() -> None:
+    told: list[Lane] = []
+    wheel, one = DetectionWheel(lambda lane, _: told.append(lane)), up_lane()
+    wheel.watch(one)
+    assert wheel.due(at(1)) == [one]
+    assert told == []
+
+
+def test_the_time_to_prepare_is_a_part_of_the_detection_time() -> None:
+    leads = []
+    for interval_ms in (3.3, 10, 50, 1000):
+        made = lane(0, config(interval_ms, interval_ms))
+        for state in (State.DOWN, State.UP):
+            made.machine.step(from_peer(state, tx_ms=interval_ms), at(0))
+        made.refresh_limit()
+        leads.append(made.lead)
+    assert leads == [495_000, 1_500_000, 2 * MS, 2 * MS]
+    made.machine.step(PathLost(), at(0.01))
+    made.refresh_limit()
+    assert made.lead == 0, "only a session that is Up falters"
+
+
+class Room:
+    """What a vigil tells, and a lane that is heard when the test wants."""
+
+    def __init__(self) -> None:
+        self.told: list[Lane] = []
+        self.rehearsed = 0
+        self.heard: Callable[[], None] = lambda: None
+        self.vigil = Vigil(lambda lane, _: self.told.append(lane), self._rehearse, self._drain)
+
+    def _drain(self) -> None:
+        self.heard()
+
+    def _rehearse(self, lane: Lane, _now: Instant) -> None:
+        self.rehearsed += 1
+
+
+def faltering_lane(left_ns: int) -> tuple[Lane, int]:
+    made, now = up_lane(), time.monotonic_ns()
+    made.machine.seen = Instant(now - made.limit + left_ns)
+    return made, now + left_ns
+
+
+def test_a_vigil_ends_with_the_session() -> None:
+    room = Room()
+    made, end = faltering_lane(2 * MS)
+    room.vigil.faltering(made, end)
+    assert (room.told, made.falterings) == ([made], 1)
+    assert 0 < room.vigil.next_at < end
+    assert room.vigil.wait(end - 1_500_000) == end - 1_500_000, "not yet"
+    before = made.machine.memory
+    assert room.vigil.wait(room.vigil.next_at) >= end
+    assert room.vigil.next_at == 0
+    assert made.machine.memory == before, "what is rehearsed is forgotten"
+
+
+def test_a_vigil_ends_when_the_neighbour_is_heard() -> None:
+    room = Room()
+    made, end = faltering_lane(3600 * S)
+    room.vigil.faltering(made, end)
+    room.heard = lambda: setattr(made.machine, "seen", Instant(end))
+    assert room.vigil.wait(end - 1) < end
+
+
+def test_of_many_that_falter_together_one_is_told_of() -> None:
+    room = Room()
+    lanes = [faltering_lane(2 * MS) for _ in range(5)]
+    for made, end in lanes:
+        room.vigil.faltering(made, end)
+    assert room.told == [lanes[0][0]]
+    assert [made.falterings for made, _ in lanes] == [1] * 5
 
 
 @given(st.lists(st.tuples(st.integers(0, 400), st.integers(1, 40)), min_size=1, max_size=60), st.randoms())

@@ -9,10 +9,11 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from holdfast.actors.bfd.messages import BfdFaltering, BfdState, BfdStateChanged
 from holdfast.actors.runtime.actor import Mailroom
 from holdfast.actors.runtime.context import CellContext
 from holdfast.actors.runtime.machine import Deadline, seconds
-from holdfast.actors.vrrp.config import SyncGroup, VrrpInstance, VrrpRoom
+from holdfast.actors.vrrp.config import SyncGroup, Tracked, Tracks, VrrpInstance, VrrpRoom
 from holdfast.actors.vrrp.engine import Engine
 from holdfast.actors.vrrp.facts import AdvertReceived
 from holdfast.actors.vrrp.messages import VrrpGroupChanged, VrrpState, VrrpStateChanged
@@ -20,6 +21,7 @@ from holdfast.actors.vrrp.room import Room
 from holdfast.bus.envelope import Envelope
 from holdfast.bus.fake import FakeBus
 from holdfast.bus.fake import FakeNetwork as BusNetwork
+from holdfast.bus.messages import Reason, ReasonKind
 from holdfast.config.settings import Settings
 from holdfast.kernel.base import AddressSpec
 from holdfast.kernel.fake import FakeKernel, FakeNetwork
@@ -218,3 +220,43 @@ def test_a_reload_touches_only_what_changed(network: FakeNetwork, loop: asyncio.
     run(network, 6)
     assert not a.has("10.0.1.101", "eth1")
     assert a.states("W")[-1] is VrrpState.FAULT  # as keepalived tells of a removed instance without notify_deleted
+
+
+def test_a_session_that_falters_changes_nothing_and_its_end_does(
+    network: FakeNetwork, loop: asyncio.AbstractEventLoop
+) -> None:
+    host = Host(network, "a", 1, loop)
+    host.configure(one("V", 7, 200, "10.0.0.100", tracks=Tracks(bfd=(Tracked(name="up", weight=0, reverse=False),))))
+    bfd = FakeBus(node="a", cell="bfd", network=host.bus_network)
+
+    def says(state: BfdState) -> None:
+        reason = Reason(kind=ReasonKind.BFD_DOWN, node="a", subject="bfd/up")
+        event = BfdStateChanged(
+            session="up",
+            old=BfdState.DOWN,
+            state=state,
+            tracker_up=state is BfdState.UP,
+            reason=reason,
+            since_mono_ns=0,
+            neighbor="10.0.0.9",
+            local_diagnostic="",
+            remote_diagnostic="",
+            detection_us=150_000,
+        )
+        bfd.publish("bfd/up", "state", event)
+
+    says(BfdState.UP)
+    run(network, 6)
+    assert host.states("V")[-1] is VrrpState.MASTER
+    socket = host.engine.lines_of("eth0")[0].socket
+    probed: list[int] = []
+    socket.probe = lambda messages: probed.append(len(messages))  # type: ignore[method-assign]
+    falters = BfdFaltering(session="up", silent_us=148_000, detection_us=150_000, left_us=2_000)
+    bfd.publish("bfd/up", "faltering", falters, retain=False)
+    bfd.publish("bfd/other", "faltering", msgspec.structs.replace(falters, session="other"), retain=False)
+    run(network, 7)
+    assert probed == [1], "the advert of priority 0 is ready, once"
+    assert host.states("V")[-1] is VrrpState.MASTER
+    says(BfdState.DOWN)
+    run(network, 7.1)
+    assert host.states("V")[-1] is VrrpState.FAULT
