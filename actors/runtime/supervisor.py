@@ -42,6 +42,7 @@ from holdfast.actors.runtime.messages import (
     RestartProgressed,
 )
 from holdfast.actors.runtime.placement import CellPlan
+from holdfast.actors.runtime.reaping import bury, exit_code_of
 from holdfast.actors.runtime.slices import SliceTeller
 from holdfast.actors.runtime.systemd import Systemd
 from holdfast.bus.base import Caller
@@ -402,19 +403,17 @@ class Supervisor:
         for child in list(self.children.values()):
             if not child.alive:
                 continue
-            try:
-                pid, status = os.waitpid(child.pid, os.WNOHANG)
-            except ChildProcessError:
-                pid, status = child.pid, 0
-            if pid:
-                self._died(child, status)
+            pid, exit_code = child.pid, exit_code_of(child.pid)
+            if exit_code is not None:
+                # The successor first: the burial may take a moment.
+                self._died(child, exit_code)
+                bury(pid)
 
-    def _died(self, child: Child, status: int) -> None:
+    def _died(self, child: Child, exit_code: int) -> None:
         now = self.loop.time()
         pid, lived_s, hung = child.pid, now - child.started_at, child.hung
         child.reaped(self.loop)
         self._run_dir.remove_sockets(child.name)
-        exit_code = os.waitstatus_to_exitcode(status)
         number = -exit_code if exit_code < 0 else None
         if child.stopping:
             child.status = CellStatus.STOPPED
