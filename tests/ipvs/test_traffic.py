@@ -167,15 +167,18 @@ def test_drain_lets_connections_end(net: Net) -> None:
     net.until(lambda: net.table() == before, "as before")
 
 
-@pytest.mark.parametrize("victim", ["director", "checkers", "all"])
-def test_sigkill_under_traffic(net: Net, victim: str) -> None:
+@pytest.mark.parametrize("victim", ["director", "checkers", "all", "restart"])
+def test_sigkill_or_restart_under_traffic(net: Net, victim: str) -> None:
     """No service disappears, no connection is reset, and the table is right within 2 s of the restart."""
-    before = net.table()
+    before, director = net.table(), net.cell("director")
     held = [net.client.hold(VIP4, port) for port in (NAT, NAT, DR, DR, TUN, TUN)]
     if victim == "all":
         net.kill()
         assert net.table() == before
         net.start()
+    elif victim == "restart":
+        net.holdfast("restart")
+        assert net.cell("director") != director
     else:
         os.kill(net.cell(victim), signal.SIGKILL)
     until = time.monotonic() + 6
