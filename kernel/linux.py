@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable
+from functools import cached_property
 
 from holdfast.kernel import sysctl
 from holdfast.kernel.announce import Announcer
@@ -31,9 +32,13 @@ class LinuxKernel:
         self.timers = DeadlineHeap(loop) if timers is None else timers
         self.links = LinkTable(loop, route_protocols=route_protocols, receive_buffer_bytes=monitor_buffer_bytes)
         self.requests = Netlink(self.links.ifindex, self.links.name)
-        self.announcer = Announcer()
         self.firewall = Nftables()
         self._settings = sysctl.Changes()
+
+    @cached_property
+    def announcer(self) -> Announcer:
+        """Made when the first announcement is prepared: a cell without addresses has no right to a packet socket."""
+        return Announcer()
 
     def advert_socket(
         self,
@@ -70,6 +75,7 @@ class LinuxKernel:
         """Closes every socket of its own. The firewall table is removed by `await firewall.close()` before."""
         self.links.close()
         self.requests.close()
-        self.announcer.close()
+        if "announcer" in vars(self):
+            self.announcer.close()
         if self._own_timers:
             self.timers.close()

@@ -1,4 +1,4 @@
-"""Real servers that finish their connections before they leave the pool: a part of the machine in `service.py`. Pure."""
+"""Real servers that finish their connections before they leave the pool. Pure; a part of the machine, `service.py`."""
 
 from __future__ import annotations
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 
 import msgspec
 import pykka
@@ -41,6 +41,7 @@ from holdfast.actors.ipvs.views import dump_text, service_view
 from holdfast.actors.ipvs.writer import Writer
 from holdfast.actors.runtime.context import CellContext, Generation
 from holdfast.actors.runtime.machine import Fact, Instant
+from holdfast.actors.runtime.messages import CellStateChanged, CellStatus
 from holdfast.actors.vrrp.messages import VrrpStateChanged
 from holdfast.bus import topics
 from holdfast.bus.base import Caller, Subscription
@@ -57,6 +58,9 @@ log = logging.getLogger("holdfast.ipvs")
 GLOBALS = "globals"
 REOPEN_AFTER_S = 10.0
 """How often a kernel without IPVS is asked again."""
+
+AUDIENCE_S = 5.0
+"""The first events of a start wait at most so long for the cell that notifies."""
 
 OpenTable = Callable[[str | None], IpvsTable]
 
@@ -78,7 +82,7 @@ class Room:
         self._marking = Marking(None if self._former_state is None else self._former_state.marks, load)
         self._generations: deque[Generation] = deque()
         self._task: asyncio.Task[None] | None = None
-        self._counting: set[asyncio.Task[None]] = set()
+        self._tasks: set[asyncio.Task[None]] = set()
         self._syncd: SyncDaemons | None = None
         self._timeouts_before: Timeouts | None = None
         self._results = Results(self._tell)
@@ -139,7 +143,8 @@ class Room:
         if self.table is None:
             return
         self._take_globals(generation)
-        self.writer.first = not self._written.done()
+        if not self._written.done():
+            self.writer.hold()
         for name in removed:
             self._marking.forget(name)
             self._remove(name)
@@ -154,8 +159,11 @@ class Room:
                 self._create(config, self._formers.pop(config.name, None), servers)
         if not self._written.done():
             await self.writer.written()
-            self.writer.first = False
             self._tell_written()
+            if "notify" in self.ctx.house:
+                self._start_task(self._tell_the_world())
+            else:
+                self.writer.release()
         if self._marking.needs_change(self.globals):
             await self.writer.idle()
             await self._marking.apply(self.globals)
@@ -216,6 +224,25 @@ class Room:
         ]
         for refusal in table.apply([ServiceOrder(Verb.DELETE, spec) for spec in stale]):
             log.error("%s", refusal.error)
+
+    async def _tell_the_world(self) -> None:
+        """What is told waits for whoever runs scripts and writes FIFO lines: what is said before they listen, and not
+        true any more by then, would never be heard."""
+        listening = asyncio.Event()
+
+        def cell(envelope: Envelope) -> None:
+            event = envelope.event
+            if isinstance(event, CellStateChanged) and "notify" in event.rooms and event.status is CellStatus.RUNNING:
+                listening.set()
+
+        subscription = self.bus.subscribe("cell/", cell)
+        try:
+            await asyncio.wait_for(listening.wait(), AUDIENCE_S)
+        except TimeoutError:
+            log.warning("nobody runs scripts yet: what has happened so far may not be notified")
+        finally:
+            subscription.close()
+            self.writer.release()
 
     def _tell_written(self) -> None:
         """Nobody needs to wait for the first table any longer."""
@@ -298,9 +325,12 @@ class Room:
 
     def count_connections(self, actor: ServiceActor, action: CountConnections) -> None:
         """Asks the kernel how many connections some servers have left."""
-        task = self.ctx.loop.create_task(self._count(actor, action))
-        self._counting.add(task)
-        task.add_done_callback(self._counting.discard)
+        self._start_task(self._count(actor, action))
+
+    def _start_task(self, work: Coroutine[None, None, None]) -> None:
+        task = self.ctx.loop.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
         task.add_done_callback(_tell_failure)
 
     async def _count(self, actor: ServiceActor, action: CountConnections) -> None:
@@ -400,8 +430,9 @@ class Room:
                 subscription.close()
         if self._task is not None and not self._task.done():
             self._task.cancel()
-        for task in self._counting:
+        for task in list(self._tasks):
             task.cancel()
+        self.writer.release()
         if self.table is None:
             return
         keep = self.globals.dont_release

@@ -108,6 +108,14 @@ class SyncDaemons:
             if role not in self._running and config is not None:
                 self._start(daemon_spec(config, role, self._vrid))
 
+    def _there(self, role: str) -> DaemonSpec | None:
+        """The kernel's daemon of this role, whoever started it."""
+        try:
+            return next((daemon for daemon in self._table.daemons() if daemon.role == role), None)
+        except KernelError as error:
+            log.warning("sync daemons cannot be read: %s", error)
+            return None
+
     def _stop(self, role: str) -> None:
         daemon = self._running.pop(role)
         try:
@@ -123,6 +131,12 @@ class SyncDaemons:
         except KernelError as error:
             if error.errno != errno.EEXIST:
                 log.error("%s", error)
+                return
+            there = self._there(daemon.role)
+            if there is None or not _same(there, daemon):
+                other = "with other settings" if there is None else f"on {there.interface}, id {there.sync_id}"
+                mine = f"on {daemon.interface}, id {daemon.sync_id}"
+                log.error("%s sync daemon: somebody else's runs %s; none is started %s", daemon.role, other, mine)
                 return
         self._running[daemon.role] = daemon
         log.info("%s sync daemon on %s started, id %d", daemon.role, daemon.interface, daemon.sync_id)

@@ -92,8 +92,7 @@ class Writer:
         self._submitted = 0
         self._done = 0
         self._scheduled = False
-        self.first = False
-        """The first table is under way: the world hears of it when it is complete, however long that takes."""
+        self._held = False
         self._idle: list[asyncio.Future[None]] = []
 
     def open(self, table: IpvsTable) -> None:
@@ -141,6 +140,15 @@ class Writer:
             self._schedule()
             await future
 
+    def hold(self) -> None:
+        """Tells nothing until `release`: a first table is under way, and it comes first however long it takes."""
+        self._held = True
+
+    def release(self) -> None:
+        """What was held is told."""
+        self._held = False
+        self._schedule()
+
     async def written(self) -> None:
         """Waits until all orders are carried out."""
         while self.busy:
@@ -168,9 +176,9 @@ class Writer:
         self._scheduled = False
         self._write()
         self._tell()
-        if self._intents or self._current is not None or self._told:
+        if self.busy or (self._told and not self._held):
             self._schedule()
-        elif self._idle:
+        elif self._idle and not self._told:
             waiting, self._idle = self._idle, []
             for future in waiting:
                 if not future.done():
@@ -261,10 +269,10 @@ class Writer:
             there[1].pop(order.destination.key, None)
 
     def _tell(self) -> None:
-        if not self._told:
+        if not self._told or self._held:
             return
         now = time.monotonic()
-        if self.busy and (self.first or now - self._told[0][1] < TELL_LATEST_S):
+        if self.busy and now - self._told[0][1] < TELL_LATEST_S:
             return
         until = now + TELL_S
         while self._told and self._told[0][0] <= self._done:

@@ -76,6 +76,7 @@ class CellStart(msgspec.Struct):
     """What the fork brought along of the supervisor's own scheduling."""
     hurried: bool = False
     """It goes on from a former life, and others wait: ahead of ordinary processes until it is ready."""
+    house: frozenset[str] = frozenset()
     first: bool = False
     """Addresses or services wait for it: ahead of the other cells until it is ready."""
 
@@ -172,6 +173,7 @@ class _Cell:
             settings=start.settings,
             restored=self.bus.restored,
         )
+        self.context.house = start.house
         if start.died_at_ns is not None:
             self.context.died_at = Instant(start.died_at_ns)
         self.orders.setblocking(False)

@@ -70,6 +70,8 @@ class CellContext:
         self.restored: list[Envelope] = restored or []
         self.died_at: Instant | None = None
         """When the former life of this cell ended, on the monotonic clock, as its supervisor saw it; None: unknown."""
+        self.house: frozenset[str] = frozenset()
+        """The rooms that this daemon has in all of its cells, as its configuration was when this cell began."""
         self.first_work: list[asyncio.Future[None]] = []
         """What a room has begun in its start and others wait for: so long the cell stays ahead of the others."""
         self._stop_hooks: list[StopHook] = []

@@ -138,6 +138,7 @@ class Supervisor:
         self._handing: set[str] = set()
         """Cells that still run the version before this one."""
         self._dumps = Dumps(options.run_dir)
+        self._house: frozenset[str] = frozenset()
         self._warm: set[str] = set()
         """Rooms that are imported and ready."""
         self._looked_at = 0.0
@@ -202,6 +203,7 @@ class Supervisor:
     def _start(self, loaded: LoadedConfig) -> None:
         self.number = 1 if self._left is None else self._left.number
         plans = placement.plan(loaded.slices, self.settings)
+        self._house = _rooms_of(plans)
         boot_id()
         with contextlib.suppress(ImportError):
             importlib.import_module("uvloop")
@@ -356,6 +358,7 @@ class Supervisor:
             scheduling=scheduling.of_cell(child.plan.rooms, self.process),
             inherited=msgspec.structs.replace(self._place.wanted.own, realtime_priority=None, lock_memory=False),
             hurried=self._hurry.on or child.died_at_ns is not None,
+            house=self._house,
             first=not FIRST_ROOMS.isdisjoint(child.plan.rooms),
         )
         child.fork(start, self.loop, self._heard)
@@ -555,6 +558,7 @@ class Supervisor:
         return Reason(kind=ReasonKind.RELOAD, node=self.bus.node, subject="config/current", evidence=evidence)
 
     async def _put_in_force(self, plans: dict[str, CellPlan]) -> int:
+        self._house = _rooms_of(plans)
         for plan in plans.values():
             self._import_rooms(plan.rooms, plan.slices)
         changed = 0
@@ -675,6 +679,10 @@ class Supervisor:
         waiting = [child.exited for child in cells if child.alive and child.exited is not None]
         if waiting:
             await asyncio.wait(waiting, timeout=1.0)
+
+
+def _rooms_of(plans: Mapping[str, CellPlan]) -> frozenset[str]:
+    return frozenset(room for plan in plans.values() for room in plan.rooms)
 
 
 def _urgency(plan: CellPlan) -> int:

@@ -31,4 +31,5 @@ def results(request: pytest.FixtureRequest):
 
 @pytest.mark.parametrize("path", scenarios(), ids=lambda path: path.stem)
 def test_twins_agree(path: Path, results: dict[str, Future[list[str]]]) -> None:
-    assert results[path.stem].result() == []
+    found = results[path.stem].result()
+    assert not found, "\n".join(found)

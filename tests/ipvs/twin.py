@@ -349,6 +349,8 @@ def play(scenario: Scenario, kinds: tuple[str, ...] = ("keepalived", "holdfast")
             with ThreadPoolExecutor(len(daemons)) as pool:
                 list(pool.map(carry_out, daemons, [step] * len(daemons)))
             found.extend(_compare(step, daemons))
+        if found:
+            found.extend(f"log of {daemon.kind}:\n{daemon.log()[-6000:]}" for daemon in daemons)
     return found
 
 

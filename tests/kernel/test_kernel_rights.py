@@ -141,6 +141,27 @@ print(subprocess.run(["grep", "CapBnd", "/proc/self/status"], capture_output=Tru
     assert int(lines[2], 16) == 1 << privileges.CAPABILITIES["net_raw"]
 
 
+def test_a_cell_that_watches_but_announces_nothing_needs_no_raw_sockets() -> None:
+    text = in_child("""
+import asyncio
+from holdfast.kernel import privileges
+from holdfast.kernel.base import KernelError
+from holdfast.kernel.linux import LinuxKernel
+privileges.keep_capabilities({"net_admin"})
+
+async def work():
+    kernel = LinuxKernel(asyncio.get_running_loop())
+    try:
+        kernel.announcer
+    except KernelError as error:
+        print(error.errno)
+    kernel.close()
+
+asyncio.run(work())
+""")
+    assert text.split() == ["1"]
+
+
 def test_a_child_ends_with_its_parent() -> None:
     read_end, write_end = os.pipe()
     parent = os.fork()

@@ -13,8 +13,9 @@ from holdfast.actors.ipvs.config import Forwarding, GroupMember, RealServer, Syn
 from holdfast.actors.ipvs.messages import server_subject, service_subject
 from holdfast.actors.ipvs.plan import Book, destination_spec, differences, in_service, service_specs, wanted_table
 from holdfast.actors.ipvs.quorum import MAX_WEIGHT, clamp_weight, is_panic, quorum_is_up, weight_sum
-from holdfast.actors.ipvs.syncd import daemon_spec, roles_for
-from holdfast.actors.vrrp.messages import VrrpState
+from holdfast.actors.ipvs.syncd import SyncDaemons, daemon_spec, roles_for
+from holdfast.actors.vrrp.messages import VrrpState, VrrpStateChanged
+from holdfast.bus.messages import Reason, ReasonKind
 from holdfast.kernel import ipvs_codec as codec
 from holdfast.kernel.fake_ipvs import SCHEDULERS, FakeIpvs
 from holdfast.kernel.ipvs_types import (
@@ -356,3 +357,39 @@ def test_the_fake_refuses_like_the_kernel() -> None:
 
 def test_real_servers_of_tests_have_checks_with_names() -> None:
     assert real(1, checks=2).checks[1].name == "TCP_CHECK-1@[10.0.1.1]:tcp:80@[10.0.0.1]:tcp:80"
+
+
+def test_a_sync_daemon_of_somebody_else_is_left_alone(caplog: pytest.LogCaptureFixture) -> None:
+    table = FakeIpvs()
+    daemons = SyncDaemons(table)
+    daemons.configure(SyncDaemon(interface="eth0", instance="VI", sync_id=7), initial=True)
+    theirs = DaemonSpec("master", "sync0", 214)
+    table.running["master"] = theirs
+    became = VrrpStateChanged(
+        instance="VI",
+        vrid=7,
+        family=4,
+        interface="eth0",
+        state=VrrpState.MASTER,
+        old=VrrpState.BACKUP,
+        priority=100,
+        since_mono_ns=0,
+        reason=Reason(kind=ReasonKind.STARTED, node="lb1", subject="vrrp/VI"),
+        addresses=(),
+    )
+    daemons.instance_changed(became)
+    assert table.running["master"] == theirs
+    assert daemons.roles == ()
+    assert "sync0" in caplog.text
+    daemons.stop()
+    assert table.running["master"] == theirs
+
+
+def test_a_sync_daemon_that_runs_as_wanted_is_taken_over() -> None:
+    table = FakeIpvs()
+    daemons = SyncDaemons(table)
+    daemons.configure(SyncDaemon(interface="eth0", sync_id=7), initial=True)
+    assert daemons.roles == ("backup", "master")
+    again = SyncDaemons(table)
+    again.configure(SyncDaemon(interface="eth0", sync_id=7), initial=False)
+    assert again.roles == ("backup", "master")
