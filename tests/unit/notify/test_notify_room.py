@@ -229,8 +229,8 @@ def test_thousands_of_notifications_wait_in_little_room() -> None:
         assert world.commands()[-1] == ("INSTANCE", "VI_1", "BACKUP", "150")  # the newest is never lost
         done = world.bus.retained_event("notify/instance:VI_1", "done")
         assert isinstance(done, NotifyDone) and done.event.seq == 3000
-        # One has been started while the others came, or none had: that depends on how many came in a turn.
-        assert done.dropped in (3000 - 65, 3000 - 66)
+        # How many were started while the others came depends on how many came in a turn of the loop.
+        assert 3000 - 2 * 65 <= done.dropped <= 3000 - 65
 
     play(story)
 
