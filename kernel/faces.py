@@ -221,6 +221,12 @@ class Firewall(Protocol):
 
     def unblock(self, addresses: Sequence[AddressSpec]) -> None: ...
 
+    def restore(self) -> None:
+        """Everything that should be there is put there anew."""
+
+    def on_lost(self, call: Callable[[str | None], None]) -> None:
+        """`call(by)` when another program has removed something of it. by: which, if that is known."""
+
     async def settle(self) -> list[KernelError]:
         """Waits until all orders so far are carried out; what failed since the last call."""
 

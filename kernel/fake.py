@@ -319,6 +319,16 @@ class FakeFirewall:
 
     def __init__(self) -> None:
         self.blocked: list[str] = []
+        self.restored = 0
+        self.lost: Callable[[str | None], None] | None = None
+
+    def restore(self) -> None:
+        """See faces.Firewall."""
+        self.restored += 1
+
+    def on_lost(self, call: Callable[[str | None], None]) -> None:
+        """See faces.Firewall: a test calls `lost`."""
+        self.lost = call
 
     def block(self, addresses: Sequence[AddressSpec]) -> None:
         """See faces.Firewall."""

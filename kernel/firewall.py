@@ -12,13 +12,15 @@ import asyncio
 import errno
 import shutil
 from collections import Counter, deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Final
 
 from holdfast.kernel.base import AddressSpec, KernelError
+from holdfast.kernel.firewall_watch import FirewallWatch
 
 TABLE: Final = "holdfast"
 _TIMEOUT_S: Final = 10.0
+_PIDS_KEPT: Final = 64
 
 
 def table_text(table: str = TABLE, priority: int = -1, *, counters: bool = False) -> str:
@@ -74,6 +76,13 @@ class Nftables:
         self._errors: list[KernelError] = []
         self._made = False
         self._worker: asyncio.Task[None] | None = None
+        self._ours: deque[int] = deque(maxlen=_PIDS_KEPT)
+        self._watch: FirewallWatch | None = None
+        self._lost: Callable[[str | None], None] | None = None
+
+    def on_lost(self, call: Callable[[str | None], None]) -> None:
+        """`call(by)` when another program has removed something from our table, from the first order on. by: which."""
+        self._lost = call
 
     def block(self, addresses: Sequence[AddressSpec]) -> None:
         """Traffic to these is dropped from now on, except neighbour discovery. Returns at once; order is kept."""
@@ -83,9 +92,12 @@ class Nftables:
             self._wanted[item] += 1
             if self._wanted[item] == 1:
                 fresh.append(item)
-        if fresh:
-            self._make()
+        if not fresh:
+            return
+        if self._made:
             self._order(self._elements("add", fresh))
+        else:
+            self.restore()
 
     def unblock(self, addresses: Sequence[AddressSpec]) -> None:
         """Ends `block`; an address that two instances blocked is free when both have let it go."""
@@ -100,8 +112,14 @@ class Nftables:
             self._order(self._elements("delete", gone))
 
     def restore(self) -> None:
-        """Loads table and addresses anew, in one transaction: after somebody flushed the rules."""
+        """Loads table and addresses anew, in one transaction: after somebody flushed the rules, and before the first
+        order, for a former life of this process may have left a table."""
         self._made = True
+        if self._watch is None and self._lost is not None:
+            try:
+                self._watch = FirewallWatch(asyncio.get_running_loop(), self._table, self._ours, self._lost)
+            except KernelError as error:
+                self._errors.append(error)
         self._order(table_text(self._table, self._priority, counters=self._counters) + self._all())
 
     async def present(self) -> bool:
@@ -121,16 +139,14 @@ class Nftables:
     async def close(self) -> None:
         """Removes the table."""
         await self.settle()
+        if self._watch is not None:
+            self._watch.close()
+            self._watch = None
         self._wanted.clear()
         if self._made:
             self._made = False
             self._order(f"delete table inet {self._table}\n")
             await self.settle()
-
-    def _make(self) -> None:
-        if not self._made:
-            self._made = True
-            self._order(table_text(self._table, self._priority, counters=self._counters))
 
     def _all(self) -> str:
         return self._elements("add", [item for item, count in self._wanted.items() if count > 0])
@@ -168,6 +184,7 @@ class Nftables:
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.STDOUT,
         )
+        self._ours.append(process.pid)
         try:
             said, _ = await asyncio.wait_for(process.communicate(text.encode()), _TIMEOUT_S)
         except TimeoutError:

@@ -61,6 +61,7 @@ class Holding(enum.StrEnum):
     ADDRESS = "address"
     ROUTE = "route"
     RULE = "rule"
+    FIREWALL = "firewall"
 
 
 class Start(Fact, frozen=True):

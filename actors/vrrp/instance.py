@@ -449,6 +449,8 @@ class VrrpActor(LoopActor):
         if fresh:
             subjects = [f"address/{spec.address}@{spec.dev or self.instance.interface}" for spec in fresh]
             self._engine.announce(self.takeover.announcement_of(subjects), self.instance.garp.master_repeat, self)
+        if old is None and not self.instance.accept:
+            self._engine.kernel.firewall.block(self._placed_addresses())
         if old is not None and old.instance.accept != self.instance.accept:
             change = self._engine.kernel.firewall
             (change.unblock if self.instance.accept else change.block)(self._placed_addresses())

@@ -32,6 +32,7 @@ from holdfast.actors.vrrp.facts import (
     TrackerKind,
     TrackerReported,
 )
+from holdfast.actors.vrrp.fence import Fence
 from holdfast.actors.vrrp.foreseen import rehearse_fault, tracks
 from holdfast.actors.vrrp.instance import VrrpActor
 from holdfast.actors.vrrp.messages import Describe, Description, Done, Release, Resume, VrrpState
@@ -90,6 +91,7 @@ class Room:
         self.actors: dict[str, VrrpActor] = {}
         self.groups = Groups(self)
         self.statics = Statics(self.kernel, self.engine)
+        self._fence = Fence(self.kernel, self.node, self._masters, self._tell_trouble)
         self._trackers: dict[tuple[TrackerKind, str], TrackerReported] = {}
         self._links: dict[str, LinkState] = {}
         self._owners: dict[str, list[VrrpActor]] = {}
@@ -149,6 +151,8 @@ class Room:
         if generation.initial:
             fresh = [self._create(instance, self._options(instance, initial=True)) for instance in new]
             self._know_owners()
+            if not all(instance.accept for instance in config.instances):
+                self._fence.begin()
             self._begin(fresh, restored=True)
             return
         # Adverts of the others go on while a thousand instances are looked at.
@@ -377,6 +381,9 @@ class Room:
     def publish(self, subject: str, aspect: str, event: Event, causes: Sequence[EventId], retain: bool) -> EventId:
         """To the bus."""
         return self.ctx.bus.publish(subject, aspect, event, causes=causes, retain=retain)
+
+    def _tell_trouble(self, subject: str, event: Event) -> None:
+        self.publish(subject, "trouble", event, (), retain=False)
 
     def forget(self, name: str) -> None:
         """Nothing is retained of an instance any more."""

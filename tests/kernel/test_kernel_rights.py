@@ -77,6 +77,41 @@ def test_no_accept_drops_all_but_neighbour_discovery() -> None:
             asyncio.run(work())
 
 
+def test_what_others_take_out_of_the_firewall_is_told_with_their_name() -> None:
+    with Lab() as lab:
+        a = lab.namespace("a")
+        vip = AddressSpec(address="10.0.0.9", prefix=32)
+
+        async def work() -> None:
+            firewall = Nftables()
+            told: asyncio.Queue[str | None] = asyncio.Queue()
+            firewall.on_lost(told.put_nowait)
+            firewall.block([vip])
+            firewall.block([AddressSpec(address="10.0.0.10", prefix=32)])
+            firewall.restore()
+            firewall.unblock([AddressSpec(address="10.0.0.10", prefix=32)])
+            assert await firewall.settle() == []
+            a.run("nft add table inet theirs")
+            a.run("nft delete table inet theirs")
+            for damage in (
+                "nft flush ruleset",
+                "nft delete table inet holdfast",
+                "nft flush chain inet holdfast in",
+                "nft delete element inet holdfast vips4 { 10.0.0.9 }",
+            ):
+                a.run(damage)
+                by = await asyncio.wait_for(told.get(), 10)
+                assert by is not None and by.startswith("nft (pid ")
+                firewall.restore()
+                await firewall.settle()
+                assert await firewall.present()
+            assert told.empty()  # our own orders, and what is not in our table, are nobody's loss
+            await firewall.close()
+
+        with a.enter():
+            asyncio.run(work())
+
+
 def test_a_refused_firewall_says_why() -> None:
     with Lab() as lab:
         a = lab.namespace("a")

@@ -16,7 +16,7 @@ from holdfast.actors.runtime.machine import Deadline, seconds
 from holdfast.actors.vrrp.config import SyncGroup, Tracked, Tracks, VrrpInstance, VrrpRoom
 from holdfast.actors.vrrp.engine import Engine
 from holdfast.actors.vrrp.facts import AdvertReceived
-from holdfast.actors.vrrp.messages import VrrpGroupChanged, VrrpState, VrrpStateChanged
+from holdfast.actors.vrrp.messages import VrrpGroupChanged, VrrpState, VrrpStateChanged, VrrpTrouble
 from holdfast.actors.vrrp.room import Room
 from holdfast.bus.envelope import Envelope
 from holdfast.bus.fake import FakeBus
@@ -188,6 +188,27 @@ def test_a_deleted_address_comes_back_without_a_transition(
     run(network, 5.05)
     assert a.has("10.0.0.100")
     assert a.states("V") == [VrrpState.BACKUP, VrrpState.MASTER]
+
+
+def test_a_firewall_that_others_flush_comes_back_and_is_reported(
+    network: FakeNetwork, loop: asyncio.AbstractEventLoop
+) -> None:
+    a = Host(network, "a", 1, loop)
+    a.configure(one("V", 7, 200, "10.0.0.100", accept=False), one("W", 8, 200, "10.0.0.101"))
+    firewall = a.kernel.firewall
+    assert firewall.restored == 1  # what a former daemon left is replaced
+    run(network, 5)
+    assert firewall.blocked == ["10.0.0.100"]
+    assert firewall.lost is not None
+    for number in range(7):
+        firewall.lost("nft (pid 4711)")
+        assert firewall.restored == 1 + min(number + 1, 5)  # a fight is not fought at full speed
+    run(network, 5.2)
+    assert firewall.restored == 7
+    told = [each.event for each in a.seen if isinstance(each.event, VrrpTrouble)]
+    assert [event.instance for event in told] == ["V"] * 7
+    assert told[0].reason.evidence["by"] == "nft (pid 4711)"
+    assert told[-1].reason.evidence["fight"]
 
 
 def test_a_group_moves_as_one(network: FakeNetwork, loop: asyncio.AbstractEventLoop) -> None:
