@@ -59,7 +59,7 @@ GLOBALS = "globals"
 REOPEN_AFTER_S = 10.0
 """How often a kernel without IPVS is asked again."""
 
-AUDIENCE_S = 5.0
+AUDIENCE_S = 10.0
 """The first events of a start wait at most so long for the cell that notifies."""
 
 OpenTable = Callable[[str | None], IpvsTable]

@@ -157,7 +157,9 @@ class Daemon:
             rooms = dict.fromkeys(("watch", "vrrp", "bfd", "checkers", "ipvs"), "all")
             rooms.update(notify="last", gateway="last", journal="last")
             settings = self.folder / "holdfast.toml"
-            settings.write_text("[placement]\n" + "".join(f'{room} = "{cell}"\n' for room, cell in rooms.items()))
+            # A guest on a busy machine stands still for seconds: nobody is to be killed for that.
+            text = "[cells]\nhung_after_s = 60.0\n[placement]\n"
+            settings.write_text(text + "".join(f'{room} = "{cell}"\n' for room, cell in rooms.items()))
             daemon = ["run", "-n", "-l", "-f", str(self.config), "--settings", str(settings)]
             daemon += ["--run-dir", str(self.folder / "run")]
         return daemon
