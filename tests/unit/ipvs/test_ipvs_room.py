@@ -29,6 +29,7 @@ from holdfast.actors.ipvs.messages import (
 from holdfast.actors.ipvs.room import Room
 from holdfast.actors.runtime.actor import Mailroom
 from holdfast.actors.runtime.context import CellContext
+from holdfast.actors.runtime.messages import CellStateChanged, CellStatus
 from holdfast.actors.vrrp.messages import VrrpState, VrrpStateChanged
 from holdfast.bus.envelope import Envelope
 from holdfast.bus.fake import FakeBus
@@ -125,6 +126,28 @@ async def test_start_fills_the_table_and_tells_afterwards() -> None:
     house = House()
     await house.configure(virtual(real(1), real(2, weight=3)))
     assert house.pool() == {"10.0.1.1": 1, "10.0.1.2": 3}
+    assert house.told() == [f"VS {VS} UP"]
+    await house.stop()
+
+
+async def test_the_first_words_wait_for_whoever_notifies() -> None:
+    house = House()
+    house.ctx.house = frozenset({"ipvs", "notify"})
+    slices = {VS: msgspec.msgpack.encode(virtual(real(1))), "globals": msgspec.msgpack.encode(IpvsGlobals())}
+    house.ctx.configure("ipvs", 1, slices)
+    for _ in range(50):
+        await asyncio.sleep(0)
+    assert house.pool() == {"10.0.1.1": 1}, "the table waits for nobody"
+    assert house.told() == []
+    supervisor = FakeBus(cell="supervisor", network=house.bus.network)
+    for status in (CellStatus.STARTING, CellStatus.RUNNING):
+        assert house.told() == []
+        reason = Reason(kind=ReasonKind.STARTED, node="lb1", subject="cell/notify")
+        state = CellStateChanged(cell="notify", status=status, rooms=("notify",), pid=1, restarts=0, reason=reason)
+        supervisor.publish("cell/notify", "state", state)
+        for _ in range(10):
+            await asyncio.sleep(0)
+    await house.settled()
     assert house.told() == [f"VS {VS} UP"]
     await house.stop()
 
