@@ -55,11 +55,11 @@ class VrrpCore:
     """The fields of one virtual router and its transitions.
 
     state: INIT until `Start` and until every unweighted script, file and process has reported; STOP at the end.
-    deadline: when `step(Deadline(), now)` is wanted. priority: effective, 0..255.
+    deadline: when `step(Deadline(), now)` is wanted. priority: effective, 0..255. advert_actions,
+    leased_advert_actions: the very lists that a MASTER's periodic adverts return, the second when its lease is renewed.
     """
 
     __slots__ = (
-        "_advert_actions",
         "_advert_at",
         "_advert_before",
         "_announcements",
@@ -72,7 +72,6 @@ class VrrpCore:
         "_interval",
         "_lease_at",
         "_lease_lost_at",
-        "_leased_advert_actions",
         "_limit",
         "_lower",
         "_lower_since",
@@ -90,9 +89,11 @@ class VrrpCore:
         "_usual",
         "_waits_since",
         "_wishing",
+        "advert_actions",
         "deadline",
         "instance",
         "lease_s",
+        "leased_advert_actions",
         "master",
         "master_priority",
         "options",
@@ -312,10 +313,10 @@ class VrrpCore:
         self._answer_pause = Duration(min(_ANSWER_PAUSE, self._interval // 10))
         self.lease_s = lease_seconds(self.options, self._limit)
         advert = SendAdvert(self.priority)
-        self._advert_actions: list[Action] = [advert]
-        self._leased_advert_actions: list[Action] = [advert]
+        self.advert_actions: list[Action] = [advert]
+        self.leased_advert_actions: list[Action] = [advert]
         if self.lease_s is not None:
-            self._leased_advert_actions.append(RefreshLease(self.lease_s))
+            self.leased_advert_actions.append(RefreshLease(self.lease_s))
         else:
             self._lease_at = NEVER
             self._lease_lost_at = NEVER

@@ -234,9 +234,24 @@ class VrrpActor(LoopActor):
         self.take(_DEADLINE, now)
 
     def beat(self, now: Instant) -> None:
-        """Our next advert is due."""
+        """Our next advert is due: a thousand times a second perhaps, so the usual outcome takes no detours."""
         self._deadline = None
-        self.take(_DEADLINE, now)
+        machine = self.machine
+        line, prepared = self._line, self._prepared.get(machine.priority)
+        if prepared is None or line is None or self._recorder is not None or self._rest:
+            self.take(_DEADLINE, now)
+            return
+        actions = machine.step(_DEADLINE, now)
+        leased = actions is machine.leased_advert_actions
+        if not leased and actions is not machine.advert_actions:
+            self._carry_out(actions, now)
+            return
+        self._engine.advert(line, self, prepared)
+        if leased and machine.lease_s is not None:
+            self._engine.renew(self.takeover.refresh(machine.lease_s), self)
+        deadline = self._deadline = machine.deadline
+        if deadline is not None:
+            self._engine.beat(self, deadline)
 
     def _again(self, now: Instant) -> None:
         """What the last accepted packet said was said again."""

@@ -78,9 +78,9 @@ class VrrpMachine(Election):
                 self.deadline = timer if timer < self._rare else self._rare
                 self.statistics.advert_sent += 1
                 if now < self._lease_at:
-                    return self._advert_actions
+                    return self.advert_actions
                 self._renew(now)
-                return self._leased_advert_actions
+                return self.leased_advert_actions
         actions = self._dispatch(fact, now)
         self._settle()
         return actions
