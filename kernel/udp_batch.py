@@ -378,12 +378,10 @@ class UdpReceiver:
         fields: tuple[bytes, ...] = self._fields[count].unpack_from(self._data)
         return fields
 
-    def stamps(self, count: int) -> list[int]:
-        """When each packet of the last call arrived, on the wall clock in nanoseconds."""
-        last = count * _STAMP_STRIDE
-        seconds = self._stamps[_STAMP_AT:last:_STAMP_STRIDE].tolist()
-        nanoseconds = self._stamps[_STAMP_AT + 1 : last : _STAMP_STRIDE].tolist()
-        return [second * 1_000_000_000 + rest for second, rest in zip(seconds, nanoseconds, strict=True)]
+    def stamp(self, index: int) -> int:
+        """When a packet of the last call arrived, on the wall clock in nanoseconds."""
+        at = index * _STAMP_STRIDE + _STAMP_AT
+        return self._stamps[at] * 1_000_000_000 + self._stamps[at + 1]
 
     def payload(self, index: int) -> bytes:
         """One payload."""

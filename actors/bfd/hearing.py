@@ -35,8 +35,11 @@ _BATCHES_A_TURN = 32
 _WINDOW = 16
 """In pauses: how long a port is watched before it is decided whether to poll it."""
 
-_POLL_LEAST, _POLL_MOST = MS // 4, 10 * MS
+_POLL_LEAST, _POLL_MOST = MS // 4, 12 * MS
 """How long a polled port is left alone."""
+
+_BURST = MS // 4
+"""Packets that came within a quarter of a millisecond came together."""
 
 Heard = Callable[[Lane, ControlPacket, Instant], None]
 Rejected = Callable[[Lane | None, PacketError, bytes], None]
@@ -240,7 +243,7 @@ class Hearing:
     def _poll_pause(self) -> int:
         """Short beside the shortest detection time. Silence is measured by the kernel's stamps and noticed no later for
         it; but a peer's Down, and its polls, wait for the next look."""
-        return min(max(self.shortest // 16, _POLL_LEAST), _POLL_MOST)
+        return min(max(self.shortest // 12, _POLL_LEAST), _POLL_MOST)
 
     def _read_batch(self, port: _Port) -> bool:
         """Handles one batch. True: there may be more."""
@@ -254,7 +257,7 @@ class Hearing:
             packets = tuple(receiver.payload(index) for index in range(count))
         machines = list(map(port.known.get, packets))
         if port.polled:
-            self._refresh_stamped(machines, receiver.stamps(count), port.read_at, now)
+            self._refresh_stamped(machines, port, now)
         else:
             self._refresh(machines, now)
         if None in machines:
@@ -275,22 +278,23 @@ class Hearing:
                 machine.seen = now  # type: ignore[assignment]
                 machine.heard += 1
 
-    @staticmethod
-    def _refresh_stamped(machines: list[BfdMachine | None], stamps: list[int], earliest: int, now: int) -> None:
+    def _refresh_stamped(self, machines: list[BfdMachine | None], port: _Port, now: int) -> None:
         """`_refresh` for packets that have waited: each was heard when the kernel says, after the last look.
 
-        The kernel's stamps are of the wall clock, which may have been set in between: they are not believed beyond
-        the two looks.
+        Those that came as a burst share the stamp of its last one. The kernel's stamps are of the wall clock, which may
+        have been set in between: they are not believed beyond the two looks.
         """
-        shift = now - time.time_ns()
-        for machine, stamp in zip(machines, stamps, strict=True):
-            if machine is not None:
-                heard_at = min(max(stamp + shift, earliest), now)
-                gap = heard_at - machine.seen  # type: ignore[operator]
-                if gap > machine.longest_gap:  # noqa: PLR1730
-                    machine.longest_gap = gap
-                machine.seen = heard_at  # type: ignore[assignment]
-                machine.heard += 1
+        stamp = port.receiver.stamp
+        shift, earliest = now - time.time_ns(), port.read_at
+        pieces = [(0, len(machines), stamp(0), stamp(len(machines) - 1))]
+        while pieces:
+            first, end, begun, ended = pieces.pop()
+            if end - first == 1 or 0 <= ended - begun <= _BURST:
+                self._refresh(machines[first:end], min(max(ended + shift, earliest), now))
+            else:
+                middle = (first + end) // 2
+                pieces.append((middle, end, stamp(middle), ended))
+                pieces.append((first, middle, begun, stamp(middle - 1)))
 
     def _hear(self, port: _Port, index: int, data: bytes, now: Instant) -> None:
         """A packet that is new in some way."""

@@ -24,11 +24,11 @@ from holdfast.kernel.udp_batch import SendGroup
 _SLOT_BITS = 23
 """Slots of 2**23 ns, 8.4 ms: coarse enough for few wake-ups, fine enough to keep the exact part small."""
 
-_LOOK_AHEAD = 50_000_000
+_LOOK_AHEAD = 25_000_000
 _LOOK_EVERY = 12_000_000
 """How far `look_ahead` looks, and how often at most, in nanoseconds."""
 
-GROUP_SIZE = 64
+GROUP_SIZE = 128
 """Packets that leave together. More save little and come to the peer as a burst."""
 
 
