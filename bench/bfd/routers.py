@@ -211,7 +211,7 @@ class Cable:
             lines += [f"addr add {pair[number - 1]}/32 dev eth0" for pair in pairs(count)]
             lines += [f"route add 10.{other}.0.0/16 via 10.0.0.{other} dev eth0"]
             namespace.ip_batch(lines)
-            # The kernel looks for the source of each packet among its own addresses: a router has few, this has `count`.
+            # The kernel looks for the source of each packet among its own addresses: a router has few of them.
             namespace.run(["sysctl", "-qw", "net.ipv4.conf.eth0.accept_local=1"])
         self.first = Program(program, self.a, pairs(count), ms, mult, folder)
         self.second = Program(program, self.b, [(b, a) for a, b in pairs(count)], ms, mult, folder)
