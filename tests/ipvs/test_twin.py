@@ -31,5 +31,7 @@ def results(request: pytest.FixtureRequest):
 
 @pytest.mark.parametrize("path", scenarios(), ids=lambda path: path.stem)
 def test_twins_agree(path: Path, results: dict[str, Future[list[str]]]) -> None:
-    found = results[path.stem].result()
+    # One that is run again, because it failed, is played again.
+    first = results.pop(path.stem, None)
+    found = play(read_scenario(path)) if first is None else first.result()
     assert not found, "\n".join(found)

@@ -38,13 +38,16 @@ from world import World, run
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
-GRACE_S = 15.0
+GRACE_S = 40.0
 """After `settle_s`, how long the two may take to agree."""
+
+STOP_S = 60.0
+"""How long a daemon may take to end: seconds when the machine is busy."""
 
 POLL_S = 0.3
 """Between two looks at the tables: the guest has one processor, and looking costs some of it."""
 
-START_S = 90.0
+START_S = 180.0
 """How long a daemon may take until its table has something in it."""
 
 
@@ -216,7 +219,7 @@ class Daemon:
         if self.process.poll() is None:
             self.process.terminate()
         try:
-            self.process.wait(20)
+            self.process.wait(STOP_S)
         except subprocess.TimeoutExpired as problem:
             raise AssertionError(f"{self.kind} does not stop:\n{self.log()[-3000:]}") from problem
 

@@ -11,6 +11,7 @@ import contextlib
 import ctypes
 import os
 import shlex
+import shutil
 import signal
 import socket
 import subprocess
@@ -222,6 +223,7 @@ class World:
         self.lb = f"lb-{name}"
         self.srv = f"srv-{name}"
         self.folder = RUNS / name
+        shutil.rmtree(self.folder, ignore_errors=True)
         self.folder.mkdir(parents=True)
         self.servers = Servers(self.srv)
         self._ipvs: Ipvs | None = None
