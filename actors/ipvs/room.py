@@ -123,6 +123,8 @@ class Room:
         for _ in range(3):
             # Actors hear of their configuration on a later turn than this one.
             await asyncio.sleep(0)
+        while any(machine.busy for machine in self.machines.values()):
+            await asyncio.sleep(0.001)
         if self.table is not None:
             await self.writer.idle()
 
