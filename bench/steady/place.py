@@ -342,6 +342,7 @@ class Site:
         at = self.daemons[0].start()
         took = self.all_master(0, at)
         self.daemons[1].start()
+        wait_until(lambda: self.daemons[1].cell("protocol") != 0, timeout_s=60, what="the second router")
         time.sleep(max(2.0, 2.5 * self.plan.advert_s) + self.plan.instances / 500)
         return took
 
