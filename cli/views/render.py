@@ -21,7 +21,7 @@ def show(report: Report, *, wide: bool, only: str | None) -> None:
     if report.vrrp is not None:
         _vrrp(console, report, wide=wide)
     if report.bfd:
-        _bfd(console, report.bfd)
+        _bfd(console, report.bfd, wide=wide or only == "bfd")
     if report.services:
         _services(console, report.services)
     if report.checks and (wide or only == "checks"):
@@ -70,15 +70,18 @@ def _vrrp(console: Console, report: Report, *, wide: bool) -> None:
         console.print(f"  deadlines late: {', '.join(f'{key} {value}' for key, value in report.delays.items())}")
 
 
-def _bfd(console: Console, sessions: list[dict[str, Any]]) -> None:
-    table = plain_table("SESSION", "STATE", "NEIGHBOR", "TX/RX", "DETECTION", "FOR", "WHY")
+def _bfd(console: Console, sessions: list[dict[str, Any]], *, wide: bool) -> None:
+    more = ("GAP", "OUT/IN") if wide else ()
+    table = plain_table("SESSION", "STATE", "NEIGHBOR", "TX/RX", "DETECTION", *more, "FOR", "WHY")
     for each in sessions:
+        extra = (f"{each['longest_gap_s'] * 1000:.1f} ms", f"{each['packets_out']}/{each['packets_in']}")
         table.add_row(
             each["name"],
             coloured(each["state"]),
             each["neighbor"],
             f"{each['transmit_us'] / 1000:g}/{each['receive_us'] / 1000:g} ms",
             f"{each['detection_us'] / 1000:g} ms",
+            *(extra if wide else ()),
             duration(each["since_s"]),
             each["why"],
         )

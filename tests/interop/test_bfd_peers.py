@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -9,7 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
-from bfd_peers import MISSING, Bird, Frr, Keepalived, Link, Ours, World, both_up, stays_up, together
+from bfd_peers import HOLDFAST, MISSING, Bird, Frr, Keepalived, Link, Ours, World, both_up, stays_up, together
 from netns import can_make_namespaces, wait_until
 
 from holdfast.actors.bfd.messages import BfdDisable, BfdDone, BfdEnable
@@ -318,7 +319,7 @@ def test_an_interface_that_goes_down_ends_its_session_at_once() -> None:
     with together(Link(4, ms=1000, mult=10), "bird", toml=toml) as (world, ours, other):
         both_up(ours, other)
         world.us.ip("link set eth0 down")
-        wait_until(lambda: ours.state == "Down", timeout_s=2.0)
+        wait_until(lambda: ours.state == "Down", timeout_s=8.0)
         session = ours.session()
         assert session is not None
         assert session.local_diagnostic == "Path Down"
@@ -347,3 +348,44 @@ def test_a_reload_of_holdfast_toml_alone_reaches_the_sessions() -> None:
         wait_until(lambda: "multiplier: from 1 to 255" in ours.log(), what="the complaint")
         stays_up(ours, 1.0)
         assert as_seen(ours) == (300, 1500)
+
+
+VRRP = (
+    "vrrp_instance V {\n  interface eth0\n  version 3\n  virtual_router_id 9\n  priority 200\n  advert_int 0.3\n"
+    "  virtual_ipaddress {\n    10.77.0.99/24\n  }\n  track_bfd {\n    b0\n  }\n}\n"
+)
+
+
+def said_by(ours: Ours, *words: str) -> str:
+    """What `holdfast ...` prints about our daemon."""
+    command = [HOLDFAST, *words, "--run-dir", str(ours.folder / "run")]
+    return subprocess.run(command, capture_output=True, check=False, text=True, timeout=60).stdout
+
+
+def test_why_follows_a_failover_back_to_the_last_packet_of_the_session() -> None:
+    """The neighbour dies, the instance that tracks it lets go: its story ends at the session and what was missed."""
+    with World(Link(4)) as world:
+        ours = Ours(world, more=VRRP)
+        ours.toml = f'[journal]\npath = "{ours.folder}/journal.db"\n'
+        ours.start()
+        other = Bird(world).start()
+        both_up(ours, other)
+        wait_until(lambda: "MASTER" in said_by(ours, "status", "vrrp"), every_s=0.3, what="a MASTER")
+        figures = json.loads(said_by(ours, "status", "bfd", "--json"))["bfd"][0]
+        assert (figures["transmit_us"], figures["receive_us"], figures["detection_us"]) == (100_000, 100_000, 500_000)
+        assert figures["packets_in"] > 0
+        assert figures["packets_out"] > 0
+        assert 0 < figures["longest_gap_s"] < 5
+        assert "OUT/IN" in said_by(ours, "status", "bfd")
+        other.kill()
+        wait_until(lambda: "FAULT" in said_by(ours, "status", "vrrp"), every_s=0.3, what="FAULT")
+        wait_until(lambda: "FAULT" in said_by(ours, "why", "V"), every_s=0.3, what="the journal to have it")
+        newest = json.loads(said_by(ours, "why", "V", "--json"))[0]
+        assert (newest["subject"], newest["from"], newest["to"]) == ("vrrp/V", "MASTER", "FAULT")
+        root = newest["root"]
+        assert (root["kind"], root["subject"]) == ("bfd-down", "bfd/b0")
+        evidence = root["evidence"]
+        assert evidence["cause"] == "detection time expired"
+        assert evidence["last_packet_s"] >= evidence["detection_s"] == 0.5
+        assert evidence["missed"] >= 5
+        assert "BFD session b0" in said_by(ours, "why", "V")
