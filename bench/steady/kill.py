@@ -5,7 +5,7 @@
 `worker`: our protocol cell, keepalived's VRRP process; their parents put them back. `all`: every process at once, and
 the program is started again right away, as systemd's Restart=always would. The peer is always the same program.
 Per round: instances that the peer took over, the largest gap between two adverts of an instance in intervals, seconds
-without an owner and with two, over all addresses.
+without an owner and with two, of an address: in all rounds, and in the worst.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import signal
 import time
 from statistics import median
 
-from place import NS, Plan, Site, finish, gaps, shares, table
+from place import NS, OWNER_HEADS, Plan, Site, finish, gaps, owner_words, shares, table
 
 
 def one(site: Site, what: str, rng: random.Random) -> dict[str, float]:
@@ -86,11 +86,10 @@ def main() -> None:
                     str(len(rounds)),
                     f"{sum(each['taken'] for each in rounds):.0f}",
                     f"{median(each['gap'] for each in rounds):.2f} / {max(each['gap'] for each in rounds):.2f}",
-                    f"{sum(each['none_s'] for each in rounds):.3f}",
-                    f"{sum(each['two_s'] for each in rounds):.3f}",
+                    *owner_words(rounds, plan.instances),
                 ]
             )
-    head = ["program", "SIGKILL of", "rounds", "taken over", "gap, intervals (median / max)", "none, s", "two, s"]
+    head = ["program", "SIGKILL of", "rounds", "taken over", "gap, intervals (median / max)", *OWNER_HEADS]
     print(f"{options.instances} instances, advert {options.advert:g} s")
     print(table(head, rows))
     finish("steady_kill", figures, options.json)  # type: ignore[arg-type]

@@ -358,6 +358,17 @@ def gaps(adverts: Iterable[Advert]) -> dict[tuple[int, int], list[float]]:
     return found
 
 
+OWNER_HEADS = ("no owner, s (all / worst round)", "two owners, s (all / worst round)")
+
+
+def owner_words(rounds: list[dict[str, float]], addresses: int) -> list[str]:
+    """What OWNER_HEADS announces, of an address."""
+    return [
+        f"{sum(each[name] for each in rounds) / addresses:.3f} / {max(each[name] for each in rounds) / addresses:.3f}"
+        for name in ("none_s", "two_s")
+    ]
+
+
 def shares(owned: Iterable[Owned], addresses: Iterable[str], since: int, until: int) -> tuple[float, float]:
     """Seconds with two owners and with none, over all addresses, between two instants."""
     wanted = set(addresses)

@@ -15,7 +15,7 @@ import subprocess
 import time
 from statistics import median
 
-from place import HOLDFAST, NS, Plan, Site, finish, gaps, shares, table
+from place import HOLDFAST, NS, OWNER_HEADS, Plan, Site, finish, gaps, owner_words, shares, table
 
 
 def one(site: Site, kill_after_s: float | None = None) -> dict[str, float]:
@@ -85,13 +85,12 @@ def main() -> None:
             str(len(rounds)),
             f"{sum(each['taken'] for each in rounds):.0f}",
             f"{median(each['gap'] for each in rounds):.2f} / {max(each['gap'] for each in rounds):.2f}",
-            f"{sum(each['none_s'] for each in rounds):.3f}",
-            f"{sum(each['two_s'] for each in rounds):.3f}",
+            *owner_words(rounds, plan.instances),
         ]
         for name, rounds in figures.items()
     ]
     print(f"{options.instances} instances, advert {options.advert:g} s")
-    print(table(["program", "restarts", "taken over", "gap, intervals (median / max)", "none, s", "two, s"], rows))
+    print(table(["program", "restarts", "taken over", "gap, intervals (median / max)", *OWNER_HEADS], rows))
     finish("steady_restart", figures, options.json)  # type: ignore[arg-type]
 
 
