@@ -52,7 +52,7 @@ test-netns: venv setup-test
 	$(PYTEST) tests/kernel tests/deploy tests/interop -n 4 $(AGAIN)
 
 test-guest: venv setup-test
-	$(PY) tests/ipvs/guest.py --timeout 2400 --memory 4G --pytest "$(AGAIN)"
+	$(PY) tests/ipvs/guest.py --guests 2 --timeout 2400 --memory 3G --pytest "$(AGAIN)"
 
 # The part of it that ends in minutes: the table and real traffic through deaths; without twin runs and connection sync.
 test-traffic: venv setup-test
