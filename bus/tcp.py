@@ -16,7 +16,7 @@ ZAP_DOMAIN = b"holdfast"
 ZAP_ENDPOINT = "inproc://zeromq.zap.01"
 HANDSHAKE_MS = 10_000
 """Who has not proved a key by then is cut off. Over a second of delay a handshake takes four."""
-HEARTBEAT_MS = 500
+HEARTBEAT_MS = 1000
 HEARTBEAT_LIMIT_MS = 3000
 ANSWER_S = 5.0
 """How long a snapshot may take over the network before it is asked for again."""

@@ -7,19 +7,18 @@ Inwards it is a cell like any other, and publishes the other nodes' events under
 from __future__ import annotations
 
 import asyncio
-import importlib
 import logging
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import msgspec
 import zmq
 
-from holdfast.actors.gateway.access import AccessList, Budget, RefusalLog, Told
+from holdfast.actors.gateway.access import AccessList, RefusalLog, Told
 from holdfast.actors.gateway.door import Door, Stream
 from holdfast.actors.gateway.facts import facts_of
 from holdfast.actors.gateway.fleetpeer import FleetPeer
+from holdfast.actors.gateway.fleetside import FleetSide, of_fleet
 from holdfast.actors.gateway.messages import (
     DescribeGateway,
     GatewayDescription,
@@ -30,8 +29,8 @@ from holdfast.actors.gateway.messages import (
     Refused,
 )
 from holdfast.actors.gateway.owners import ForgetOwners, OwnersMachine, Reach, TellOwners
-from holdfast.actors.gateway.peer import Carried, Peer, carried, failed
-from holdfast.actors.gateway.roles import is_opinion, is_private, may_command
+from holdfast.actors.gateway.peer import Carried, Peer, failed
+from holdfast.actors.gateway.roles import is_private
 from holdfast.actors.runtime.actor import LoopActor
 from holdfast.actors.runtime.cell import CellContext
 from holdfast.actors.runtime.machine import Deadline, Duration, Fact
@@ -45,11 +44,8 @@ from holdfast.bus.hub import HubSubscription
 from holdfast.bus.messages import Command, Failed, Reply
 from holdfast.bus.sockets import end_context, new_context
 from holdfast.bus.wire import Answer, Request
-from holdfast.config.settings import GatewaySettings, Settings
+from holdfast.config.settings import Settings
 from holdfast.kernel.timers import monotonic
-
-if TYPE_CHECKING:
-    from holdfast.actors.gateway.fleet import Fleet
 
 log = logging.getLogger(__name__)
 
@@ -83,7 +79,7 @@ class GatewayActor(LoopActor):
         self.bus: CellBus = ctx.bus
         self.stream = Stream(ctx.node)
         self.peers: dict[str, Peer | FleetPeer] = {}
-        self.fleet: Fleet | None = None
+        self._fleet = FleetSide(self)
         self.door: Door | None = None
         self.refusals = RefusalLog()
         self._settings = Settings()
@@ -95,8 +91,6 @@ class GatewayActor(LoopActor):
         self._said_at = 0.0
         self._timer: asyncio.TimerHandle | None = None
         self._retry_at = 0.0
-        self._budgets: dict[str, Budget] = {}
-        self._closing: set[asyncio.Task[None]] = set()
         self._owners = OwnersMachine(ctx.node)
         self._subscription: HubSubscription
 
@@ -150,89 +144,14 @@ class GatewayActor(LoopActor):
             self.door.access = access
         if again or (self._pair is None and self._wants_key(settings)):
             self._open(settings)
-        if _of_fleet(before) != _of_fleet(settings):
-            self._join_fleet(settings)
+        if of_fleet(before) != of_fleet(settings):
+            self._fleet.join(settings)
         self._call_peers(settings, gone)
 
     @staticmethod
     def _wants_key(settings: Settings) -> bool:
         """Nodes that meet on NATS and let nobody in have no use for one."""
         return bool(settings.gateway.listen) or settings.gateway.engine == "mesh"
-
-    def _join_fleet(self, settings: Settings) -> None:
-        """The connection to NATS, when that is where the nodes meet."""
-        if self.fleet is not None:
-            self._drop_peers(set(self.peers))
-            task = self.ctx.loop.create_task(self.fleet.close())
-            self._closing.add(task)
-            task.add_done_callback(self._closing.discard)
-            self.fleet = None
-        if settings.gateway.engine != "nats":
-            return
-        self._drop_peers(set(self.peers))
-        try:
-            # Only who wants it needs the library.
-            module = importlib.import_module("holdfast.actors.gateway.fleet")
-        except ImportError as error:
-            log.error("gateway.engine nats needs nats-py (pip install holdfast[nats]): %s", error)
-            return
-        self.fleet = module.Fleet(
-            self.ctx.loop,
-            self.ctx.node,
-            settings.gateway,
-            self.bus.counters,
-            came=lambda topic, frame: self._came(carried(topic, frame)),
-            beat=self._lives,
-            asked=self._asked_in_fleet,
-            caught_up=self._caught_up,
-            connected=self._tell_fleet_all,
-        )
-
-    def _lives(self, name: str) -> None:
-        """A sign of life of a node on NATS."""
-        assert self.fleet is not None
-        peer = self.peers.get(name)
-        if peer is None:
-            peer = self.peers[name] = FleetPeer(self.ctx.loop, self.ctx.timers, self.fleet, name, tell=self._tell_peer)
-        if isinstance(peer, FleetPeer):
-            peer.heard()
-
-    def _caught_up(self) -> None:
-        for name in self.bus.relayed_nodes():
-            self._joined(name)
-
-    def _tell_fleet_all(self) -> None:
-        """All that this node retains, to a stream that may have lost it."""
-        beginning = topics.quote(self.ctx.node) + "/"
-        for topic, data in self.stream.store.frames.items():
-            if topic.startswith(beginning) and not is_opinion(topic):
-                self._tell_fleet(self.stream.store.entries[topic], data)
-
-    def _tell_fleet(self, envelope: Envelope, data: bytes | None) -> None:
-        if self.fleet is not None and data is not None and not is_opinion(envelope.topic):
-            name = envelope.id
-            self.fleet.publish(envelope.topic, data, f"{name.node}/{name.cell}/{name.epoch}/{name.seq}")
-
-    async def _asked_in_fleet(self, request: Request, role: str, name: str) -> Answer | None:
-        """A command that came over NATS; who asks, and in which role, NATS vouches for."""
-        now = monotonic()
-        budget = self._budgets.get(name)
-        if budget is None:
-            budget = self._budgets[name] = Budget(now)
-        if not budget.take(now):
-            self._refused("", Refusal.FLOOD, name, request.op)
-            return None
-        draft = failed(request, "failed", "")
-        if request.op == "ping":
-            return msgspec.structs.replace(
-                draft, op="pong", node=self.ctx.node, wall_ns=time.time_ns(), mono_ns=time.monotonic_ns()
-            )
-        if request.op != "command":
-            return msgspec.structs.replace(draft, op="error", node=self.ctx.node, text=f"no {request.op} here"[:200])
-        if not may_command(role, request.subject, request.type):
-            self._refused("", Refusal.ROLE, name, f"{request.type} for {request.subject}"[:200])
-            return failed(request, "forbidden", f"{name} is a {role} here: no commands for {request.subject}")
-        return await self._ask_cells(request, Caller(node=name, cell="client", role=role))
 
     def _open(self, settings: Settings) -> None:
         """(Re)opens the door, when there is to be one."""
@@ -246,7 +165,7 @@ class GatewayActor(LoopActor):
         try:
             pair = keys.read(Path(settings.gateway.key_file))
             if self._pair is not None and pair != self._pair:
-                self._drop_peers(set(self.peers))
+                self.drop_peers(set(self.peers))
             self._pair = pair
             if settings.gateway.listen:
                 self.door = Door(
@@ -256,7 +175,7 @@ class GatewayActor(LoopActor):
                     pair,
                     settings.gateway.listen,
                     self._access,
-                    refuse=self._refused,
+                    refuse=self.refused,
                     foreign=self._from_outside,
                     asked=self._asked,
                 )
@@ -281,7 +200,7 @@ class GatewayActor(LoopActor):
         if settings.gateway.engine == "nats":
             return
         wanted = {each.name: each for each in settings.peers if each.endpoint and each.name != self.ctx.node}
-        self._drop_peers(
+        self.drop_peers(
             {name for name, peer in self.peers.items() if wanted.get(name) != peer.settings or name in changed}
         )
         for node in self.bus.relayed_nodes() - set(wanted):
@@ -298,13 +217,14 @@ class GatewayActor(LoopActor):
                     self.ctx.node,
                     each,
                     self._pair,
-                    came=self._came,
-                    tell=self._tell_peer,
-                    joined=lambda name=name: self._joined(name),  # type: ignore[misc]
-                    refuse=self._refused,
+                    came=self.came,
+                    tell=self.tell_peer,
+                    joined=lambda name=name: self.joined(name),  # type: ignore[misc]
+                    refuse=self.refused,
+                    others=len(wanted),
                 )
 
-    def _drop_peers(self, names: set[str]) -> None:
+    def drop_peers(self, names: set[str]) -> None:
         for name in names:
             self.peers.pop(name).close()
             self.bus.forget(f"node/{name}", "state")
@@ -327,10 +247,10 @@ class GatewayActor(LoopActor):
     def _local(self, envelope: Envelope) -> None:
         """An event of this node, on its way out."""
         if not is_private(envelope.topic):
-            self._tell_fleet(envelope, self.stream.publish(envelope))
+            self._fleet.tell(envelope, self.stream.publish(envelope))
             self._consider(envelope)
 
-    def _came(self, envelope: Envelope) -> None:
+    def came(self, envelope: Envelope) -> None:
         """An event of another node, on its way in, and out to those who follow the cluster through this node."""
         topic = envelope.topic
         if is_private(topic):
@@ -352,14 +272,14 @@ class GatewayActor(LoopActor):
         self.stream.publish(told, envelope.frame)
         self._consider(told)
 
-    def _joined(self, name: str) -> None:
+    def joined(self, name: str) -> None:
         """All that the node retains has come: what a former life of this cell retained besides is gone there."""
         beginning = topics.quote(name) + "/"
         for topic in [each for each in self.bus.store.restored if each.startswith(beginning)]:
             self.bus.forget_relayed(topic)
             self.stream.forget(topic)
 
-    def _tell_peer(self, state: PeerState) -> None:
+    def tell_peer(self, state: PeerState) -> None:
         if state.state is not state.old:
             level = logging.WARNING if state.state is PeerStatus.UNREACHABLE else logging.INFO
             log.log(level, "node %s is %s", state.peer, state.state)
@@ -406,7 +326,7 @@ class GatewayActor(LoopActor):
     def _from_outside(self, request: Request, caller: Caller) -> asyncio.Future[Answer]:
         """A command that came through the door; the caller's role has been looked at."""
         if request.to in ("", self.ctx.node):
-            return self.ctx.loop.create_task(self._ask_cells(request, caller))
+            return self.ctx.loop.create_task(self.ask_cells(request, caller))
         done: asyncio.Future[Answer] = self.ctx.loop.create_future()
         asker, peer = self._access.by_name(caller.node), self.peers.get(request.to)
         if peer is None:
@@ -418,7 +338,7 @@ class GatewayActor(LoopActor):
             return peer.forward(request, FORWARD_S)
         return done
 
-    async def _ask_cells(self, request: Request, caller: Caller) -> Answer:
+    async def ask_cells(self, request: Request, caller: Caller) -> Answer:
         try:
             return await self.bus.forward(request, caller, timeout_s=FORWARD_S)
         except UnknownMessage as error:
@@ -436,7 +356,7 @@ class GatewayActor(LoopActor):
 
     # --- refusals and figures ------------------------------------------------------------------------------------
 
-    def _refused(self, address: str, refusal: Refusal, peer: str, text: str) -> None:
+    def refused(self, address: str, refusal: Refusal, peer: str, text: str) -> None:
         told = self.refusals.add(address or peer, refusal, monotonic(), peer=peer, text=text)
         if told is not None:
             self._tell_refused(told)
@@ -465,7 +385,7 @@ class GatewayActor(LoopActor):
             events=() if door is None else door.events,
             commands=() if door is None else door.commands,
             key="" if self._pair is None else self._pair.public,
-            error=self._error or ("" if self.fleet is None or not self.fleet.error else f"NATS: {self.fleet.error}"),
+            error=self._error or self._fleet.error,
             refused=dict(self.refusals.counts),
             connections=0 if door is None else door.connections,
         )
@@ -490,8 +410,7 @@ class GatewayActor(LoopActor):
         self._subscription.close()
         if self._timer is not None:
             self._timer.cancel()
-        if self.fleet is not None:
-            await self.fleet.close()
+        await self._fleet.close()
         for peer in self.peers.values():
             peer.close()
         self.peers.clear()
@@ -499,11 +418,6 @@ class GatewayActor(LoopActor):
             self.door.close()
             self.door = None
         end_context(self._context)
-
-
-def _of_fleet(settings: Settings) -> GatewaySettings:
-    """What the connection to NATS depends on."""
-    return msgspec.structs.replace(settings.gateway, listen=(), key_file="")
 
 
 def _lasting(state: GatewayState) -> GatewayState:

@@ -1,8 +1,8 @@
 """Whether another node can be reached. Pure.
 
-It is asked every half second; a node that has not answered for SILENT is unreachable, which is told once. So a cut is
-told within two seconds of the last answer. A process that stood still itself hears the answers that waited before it
-judges: a deadline that comes much too late moves everything by as much.
+It is asked every half second (in a large mesh a little less often); a node that has not answered for SILENT is
+unreachable, which is told once. So a cut is told within two seconds of the last answer. A process that stood still
+itself hears the answers that waited before it judges: a deadline that comes much too late moves everything by as much.
 """
 
 from __future__ import annotations
@@ -12,10 +12,19 @@ from holdfast.actors.runtime.machine import MS, Action, Deadline, Duration, Fact
 from holdfast.bus.messages import Evidence
 
 ASK_EVERY = seconds(0.5)
-SILENT = seconds(1.5)
+ASK_SELDOM = seconds(0.8)
+"""Between the questions to each of MANY other nodes and more: two still fit into SILENT."""
+MANY = 30
+SILENT = seconds(1.7)
 HEARS_US = seconds(2.0)
 """A node whose last question is older than this does not hear us, or we do not hear it ask."""
 LATE = Duration(250 * MS)
+
+
+def pace(others: int) -> Duration:
+    """How often each of so many other nodes is asked."""
+    share = min(others, MANY) / MANY
+    return Duration(ASK_EVERY + int((ASK_SELDOM - ASK_EVERY) * share))
 
 
 class Answered(Fact, frozen=True):

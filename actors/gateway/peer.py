@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import random
 import time
 from collections.abc import Callable
 
@@ -15,7 +16,7 @@ import msgspec
 import zmq
 
 from holdfast.actors.gateway.clock import ClockEstimate
-from holdfast.actors.gateway.machine import Answered, Ask, Asked, PeerMachine, Tell
+from holdfast.actors.gateway.machine import Answered, Ask, Asked, PeerMachine, Tell, pace
 from holdfast.actors.gateway.messages import PeerState, PeerStatus, Refusal
 from holdfast.actors.runtime.machine import Action, Deadline, Fact, Instant
 from holdfast.bus import topics
@@ -36,7 +37,9 @@ log = logging.getLogger(__name__)
 FIGURES_EVERY_S = 60.0
 FIRST_FIGURES_S = 3.0
 RENEW_S = 12.0
-"""A node that is not reached for so long is called with new sockets, which a gateway that refused us needs."""
+RENEW_LAST_S = 60.0
+"""A node that is not reached for so long is called with new sockets, which a gateway that refused us needs; each time
+after a longer while, since where everybody starts at once new sockets make it worse."""
 FORGOTTEN = "bus.forgotten"
 
 
@@ -74,7 +77,9 @@ class Peer:
         tell: Callable[[PeerState], None],
         joined: Callable[[], None],
         refuse: Callable[[str, Refusal, str, str], None],
+        others: int = 1,
     ) -> None:
+        """others: how many nodes are called in all."""
         self.settings = settings
         self.name = settings.name
         self.beginning = topics.quote(settings.name) + "/"
@@ -90,9 +95,10 @@ class Peer:
         self._was_joined = False
         self._misnamed = False
         self._connected_at = loop.time()
+        self._renew_s = RENEW_S
         self._questions: dict[int, tuple[int, int]] = {}
         self._forwards: set[asyncio.Future[Answer]] = set()
-        self.machine = PeerMachine(monotonic())
+        self.machine = PeerMachine(monotonic(), pace(others))
         reader = (node, "gateway")
         self._source = Source(
             loop,
@@ -149,9 +155,10 @@ class Peer:
     def _ask(self) -> None:
         now = self._loop.time()
         if self.machine.state is PeerStatus.REACHABLE:
+            self._connected_at, self._renew_s = now, RENEW_S
+        elif now - self._connected_at >= self._renew_s:
             self._connected_at = now
-        elif now - self._connected_at >= RENEW_S:
-            self._connected_at = now
+            self._renew_s = min(RENEW_LAST_S, self._renew_s * random.uniform(1.5, 2.0))
             self._source.renew()
         channel = self._source.channel
         if channel is None:

@@ -31,7 +31,10 @@ async def events(connection: Any, policy: api.DeliverPolicy, limit: int | None, 
             return
         frame = msgpack.unpackb(message.data)
         print(json.dumps([message.subject, frame["type"], frame["id"], frame["body"]], default=str), flush=True)
-        limit = None if limit is None else limit - 1
+        if limit is not None:
+            limit -= 1
+        elif not message.metadata.num_pending:
+            return  # all that was there
 
 
 async def main() -> None:

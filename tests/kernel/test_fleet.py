@@ -15,7 +15,9 @@ import pytest
 from cluster import Cluster, Node, until
 from fleet import NatsServer
 from netns import can_make_namespaces
+from test_workers import Servers, pool, until_running, verdicts
 
+from holdfast.actors.checkers.messages import CheckResult
 from holdfast.actors.gateway.messages import PeerState, PeerStatus
 from holdfast.actors.runtime.catalogue import import_messages
 from holdfast.actors.runtime.messages import CellRestarted, RestartCell
@@ -30,6 +32,7 @@ pytestmark = [
 ]
 
 HERE = Path(__file__).parent
+CHECKS = 20
 House = tuple[Cluster, NatsServer]
 
 
@@ -45,6 +48,10 @@ def house() -> Iterator[House]:
         server.start()
         for node in cluster.nodes:
             node.gateway = server.gateway_lines(node.name)
+        Servers(cluster, CHECKS)
+        cluster.nodes[0].more_config = pool(CHECKS)
+        cluster.nodes[0].more_settings = '[placement]\ncheckers = "@lb2"\n'
+        cluster.nodes[1].more_settings = '[checks]\nrun_for = ["lb1"]\n'
         cluster.start()
         cluster.until_joined()
         until(lambda: all(node.owners().get("owners") == ["lb1"] for node in cluster.nodes), 30)
@@ -104,6 +111,16 @@ def test_a_change_reaches_the_others(house: House) -> None:
         told = stream.until(VrrpStateChanged, 10)
         assert isinstance(told.event, VrrpStateChanged) and told.event.state == "FAULT"
         fault(third, on=False)
+
+
+def test_checks_run_on_another_node(house: House) -> None:
+    cluster, _ = house
+    director = cluster.nodes[0]
+    until_running(director, "lb2")
+    until(lambda: verdicts(director) == {True: CHECKS}, 30)
+    with Client(director.run_dir) as local:
+        results = [each.event for each in local.snapshot("check/").events if isinstance(each.event, CheckResult)]
+    assert {each.detail.get("node") for each in results} == {"lb2"}
 
 
 def test_a_command_reaches_another_node_from_the_shell(house: House) -> None:

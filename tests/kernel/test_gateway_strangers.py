@@ -44,6 +44,7 @@ def cluster() -> Iterator[Cluster]:
     with Cluster(3, {"eye": "viewer", "hand": "operator"}) as made:
         for node in made.nodes:
             node.advert_s = 0.1
+            node.more_config = "global_defs {\n  vrrp_rt_priority 50\n}\n"
         made.start()
         made.until_joined()
         yield made
@@ -366,6 +367,11 @@ def _adverts(cluster: Cluster, seconds: float) -> list[int]:
     return times
 
 
+def _most(values: list[float]) -> float:
+    """Nine of ten are not above it."""
+    return sorted(values)[len(values) * 9 // 10]
+
+
 def _late_ms(times: list[int], interval_s: float) -> list[float]:
     """How much longer than it should each interval was."""
     return [(after - before) / 1e6 - interval_s * 1000 for before, after in itertools.pairwise(times)]
@@ -409,11 +415,13 @@ def test_random_bytes_at_full_rate_on_both_ports_disturb_nobody(cluster: Cluster
     print(
         f"{sum(connections for connections, _ in figures)} connections, {sum(sent for _, sent in figures)} bytes; "
         f"adverts late by median {statistics.median(quiet):.3f} -> {statistics.median(loud):.3f} ms, "
+        f"nine of ten within {_most(quiet):.3f} -> {_most(loud):.3f} ms, "
         f"worst {max(quiet):.3f} -> {max(loud):.3f} ms; gateway grew by {grown} kB"
     )
     assert node.pid_of("gateway") == gateway, "the same process all along"
     assert len(loud) > 30
     assert statistics.median(loud) <= statistics.median(quiet) + 5.0
+    assert _most(loud) <= _most(quiet) + 5.0
     assert grown < 8 * 1024
     assert count(node, Refusal.HANDSHAKE) > before
     until(lambda: set(node.states().values()) == {"reachable"}, 10)
