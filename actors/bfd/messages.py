@@ -42,7 +42,7 @@ class BfdStateChanged(Event, frozen=True, kw_only=True, tag="bfd.state"):
 
 class BfdFaltering(Event, frozen=True, kw_only=True, tag="bfd.faltering"):
     """A session is about to end: nothing was heard for all but left_us of its detection time. On
-    `NODE/bfd/NAME/faltering`, not retained, and not of each session when several falter within 20 ms.
+    `NODE/bfd/NAME/faltering`, not retained, and not of each session when several falter within 100 ms.
 
     If a packet comes in time, nothing more is told. Who acts on the end of a session uses the moment to prepare for it.
     """

@@ -18,7 +18,7 @@ _AWAKE = 500 * US
 _REHEARSED = 150 * US
 """How long before the end the engine does nothing but go through the motions, and from when on nothing but wait."""
 
-_EVERY = 20 * MS
+_EVERY = 100 * MS
 """Not for each of many that end together: the first of them warms the path of all."""
 
 
