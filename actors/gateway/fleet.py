@@ -43,6 +43,7 @@ ACK_S = 5.0
 LOOK_EVERY_S = 15.0
 DEDUPLICATE_S = 120.0
 CONNECT_S = 3.0
+SAY_EVERY_S = 60.0
 JOIN_S = 2.0
 """When nothing comes for so long there is nothing: the nodes that are followed have not told anything yet."""
 
@@ -88,6 +89,8 @@ class Fleet:
         self._connected = connected
         self._nats: Any = None
         self._joined = False
+        self._said = ""
+        self._said_at = 0.0
         self._waiting: deque[tuple[str, bytes, str]] = deque()
         self._wake = asyncio.Event()
         self._follows = [_Follow(self, pattern) for pattern in settings.nats_follow]
@@ -195,7 +198,15 @@ class Fleet:
         self._is_there()
 
     async def _failed(self, error: Exception) -> None:
-        log.warning("NATS: %s", str(error) or type(error).__name__)
+        """Each attempt that fails comes here, once a second while there is no server: said when it is another, and
+        once a minute."""
+        text = str(error) or type(error).__name__
+        if not self.up:
+            self.error = text
+        now = self._loop.time()
+        if text != self._said or now - self._said_at >= SAY_EVERY_S:
+            self._said, self._said_at = text, now
+            log.warning("NATS: %s", text)
 
     # --- events --------------------------------------------------------------------------------------------------
 
@@ -339,6 +350,7 @@ class Fleet:
         deadline = self._loop.time() + 0.5
         while self._waiting and self.up and self._loop.time() < deadline:
             await asyncio.sleep(0.02)
+        self._joined = False
         for task in list(self._tasks):
             task.cancel()
         if self._nats is not None:

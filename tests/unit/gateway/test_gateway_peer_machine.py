@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 
 from holdfast.actors.gateway.clock import ClockEstimate
-from holdfast.actors.gateway.machine import ASK_EVERY, SILENT, Answered, Ask, Asked, PeerMachine, Tell
+from holdfast.actors.gateway.machine import ASK_EVERY, SILENT, Answered, Ask, Asked, PeerMachine, Tell, pace
 from holdfast.actors.gateway.messages import PeerStatus
 from holdfast.actors.runtime.machine import Action, Deadline, Fact, Instant, seconds
 
@@ -156,3 +156,9 @@ def test_nothing_is_known_before_the_first_answer() -> None:
     clock.add(0, 10, 5)
     clock.forget()
     assert clock.best is None
+
+
+def test_many_are_asked_a_little_less_often_and_still_twice_before_they_are_missed() -> None:
+    assert pace(1) < pace(10) < pace(30) == pace(50)
+    assert pace(1) - ASK_EVERY < ASK_EVERY / 20
+    assert 2 * pace(50) < SILENT
