@@ -30,7 +30,7 @@ venv: $(VENV)/.ready
 $(VENV)/.ready: pyproject.toml deploy/setup.sh
 	@deploy/setup.sh python
 	@test -x $(PY) || $(PYTHON) -m venv $(VENV)
-	@$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	@PYTHONWARNINGS=ignore $(BIN)/pip install --quiet --disable-pip-version-check --editable '.[dev]'
 	@touch $@
 
 setup-run:
@@ -49,7 +49,7 @@ test-unit: venv
 
 # Twin runs compare times with a real keepalived: four side by side leave the machine idle enough for that.
 test-netns: venv setup-test
-	$(PYTEST) tests/kernel tests/deploy tests/interop -n 4 $(AGAIN)
+	$(PYTEST) tests/kernel tests/deploy tests/interop -n 4 --dist loadgroup $(AGAIN)
 
 test-guest: venv setup-test
 	$(PY) tests/ipvs/guest.py --guests 2 --timeout 2400 --memory 3G --pytest "$(AGAIN)"

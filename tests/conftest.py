@@ -8,3 +8,10 @@ import pytest
 def pytest_addoption(parser: pytest.Parser) -> None:
     """`--seed N` repeats a failed simulation."""
     parser.addoption("--seed", type=int, default=None, help="seed of a simulation that failed")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests that share a cluster or a package run in one worker (`--dist loadgroup`): else each would build its own."""
+    for item in items:
+        if item.path.parent.name in {"kernel", "deploy"} or item.path.name == "test_config_verdicts.py":
+            item.add_marker(pytest.mark.xdist_group(item.path.stem))
