@@ -28,7 +28,8 @@ import zmq.asyncio
 from holdfast.actors.runtime.actor import LoopActor, actor_ask
 from holdfast.actors.runtime.loading import LoadedConfig
 from holdfast.actors.runtime.messages import CellStateChanged, CellStatus
-from holdfast.actors.runtime.supervisor import Options, run
+from holdfast.actors.runtime.options import Options
+from holdfast.actors.runtime.supervisor import run
 from holdfast.bus.cellbus import CellBus
 from holdfast.bus.client import Client
 from holdfast.bus.envelope import Envelope

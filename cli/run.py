@@ -119,9 +119,10 @@ def run(
     if record is not None:
         os.environ["HOLDFAST_RECORD"] = str(record.resolve())
     from holdfast.actors.runtime import handover, process, supervisor  # noqa: PLC0415 - not needed for -t and --signum
+    from holdfast.actors.runtime.options import Options  # noqa: PLC0415
 
     if handover.probing():
-        sys.exit(supervisor.probe(supervisor.Options(run_dir=run_dir.absolute(), load=reading.load)))
+        sys.exit(supervisor.probe(Options(run_dir=run_dir.absolute(), load=reading.load)))
     command = handover.Command.of_this_process()
     taking_over = handover.taking_over()
     _configure_log(log_console, log_detail, log_facility, log_file, syslog=not no_syslog)
@@ -131,7 +132,7 @@ def run(
     log.info("Starting holdfast with %s", reading.path)
     if dump_conf:
         _dump(reading, log)
-    options = supervisor.Options(
+    options = Options(
         run_dir=run_dir.absolute(),
         command=command,
         own_run_dir=str(run_dir) != DEFAULT_RUN_DIR,

@@ -18,7 +18,8 @@ import msgspec
 
 from holdfast.actors.runtime.cell import CellContext, Generation
 from holdfast.actors.runtime.loading import LoadedConfig
-from holdfast.actors.runtime.supervisor import Options, run
+from holdfast.actors.runtime.options import Options
+from holdfast.actors.runtime.supervisor import run
 from holdfast.bus.base import Caller
 from holdfast.bus.messages import Command, Event, Failed, Reply
 from holdfast.config.settings import Settings
