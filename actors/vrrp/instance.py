@@ -17,6 +17,7 @@ from holdfast.actors.runtime.actor import LoopActor
 from holdfast.actors.runtime.log import DETAIL
 from holdfast.actors.runtime.machine import US, Action, Deadline, Duration, Fact, Instant
 from holdfast.actors.vrrp import actions as act
+from holdfast.actors.vrrp.adverts import Adverts
 from holdfast.actors.vrrp.config import VrrpInstance
 from holdfast.actors.vrrp.engine import Engine, Line
 from holdfast.actors.vrrp.facts import (
@@ -36,14 +37,14 @@ from holdfast.actors.vrrp.log import notice_line, rejected_line
 from holdfast.actors.vrrp.machine import VrrpMachine
 from holdfast.actors.vrrp.messages import VrrpState, VrrpStateChanged
 from holdfast.actors.vrrp.options import MachineOptions
-from holdfast.actors.vrrp.packet import AdvertTemplate, PacketError, destinations_of, packed
+from holdfast.actors.vrrp.packet import PacketError, packed
 from holdfast.actors.vrrp.record import Recorder
 from holdfast.actors.vrrp.rehearsal import rehearse
 from holdfast.actors.vrrp.takeover import Takeover
 from holdfast.actors.vrrp.validation import Datagram, Expectation, Notice
 from holdfast.bus.messages import Event, EventId, Evidence, Reason, ReasonKind
 from holdfast.kernel.base import AddressSpec, KernelError
-from holdfast.kernel.faces import Destination, Prepared, said
+from holdfast.kernel.faces import said
 from holdfast.kernel.records import Received
 
 log = logging.getLogger("holdfast.vrrp")
@@ -102,8 +103,7 @@ class VrrpActor(LoopActor):
         self._recorder = None if folder is None else Recorder.open(Path(folder), instance, options)
         self._timers = room.engine.kernel.timers
         self._line: Line | None = None
-        self._template: AdvertTemplate | None = None
-        self._destinations: tuple[Destination, ...] = ()
+        self._adverts = Adverts()
         self._source: str | None = None
         self._last_key: object = None
         self._last_fact: AdvertReceived | None = None
@@ -111,7 +111,6 @@ class VrrpActor(LoopActor):
         self._deadline: Instant | None = None
         self.slot = -1
         self.stamp = room.engine.stamps.slot(instance.name)
-        self._prepared: dict[int, tuple[Prepared, ...]] = {}
         self._due_call: Callable[[Instant], None] = self._due
         self._nearly_due_call: Callable[[Instant], None] = self._nearly_due
         self._early = room.engine.wake_early
@@ -156,7 +155,7 @@ class VrrpActor(LoopActor):
 
     def _get_ready(self) -> None:
         """Encodes what the next takeover or release will need, while there is time."""
-        self._prepare_advert(self.machine.priority)
+        self._adverts.of(self.machine.priority)
         self.takeover.prepare(self.machine.lease_s)
 
     def _finish(self) -> None:
@@ -207,8 +206,11 @@ class VrrpActor(LoopActor):
         if deadline is None:
             self._deadline = None
             return
+        if deadline > now + 2 * self._early:
+            self._await(deadline)
+            return
         timers = self._timers
-        prepared = self._prepare_advert(self.machine.priority)
+        prepared = self._adverts.of(self.machine.priority)
         while timers.now() < deadline - WARM_BEFORE:
             rehearse(self.instance, 1)
             if self._line is not None:
@@ -237,7 +239,7 @@ class VrrpActor(LoopActor):
         """Our next advert is due: a thousand times a second perhaps, so the usual outcome takes no detours."""
         self._deadline = None
         machine = self.machine
-        line, prepared = self._line, self._prepared.get(machine.priority)
+        line, prepared = self._line, self._adverts.made.get(machine.priority)
         if prepared is None or line is None or self._recorder is not None or self._rest:
             self.take(_DEADLINE, now)
             return
@@ -322,7 +324,7 @@ class VrrpActor(LoopActor):
                 continue
             self._logged.add(notice.value)
             if notice is Notice.OLD_CHECKSUM:
-                self._build_template()
+                self._make_adverts()
             log.info("%s", notice_line(self.instance, received.source, notice, verdict))
         return verdict.advert
 
@@ -357,7 +359,7 @@ class VrrpActor(LoopActor):
         )
         if self.instance.promote_secondaries:
             self._engine.kernel.sysctl_set(f"net/ipv4/conf/{self.instance.interface}/promote_secondaries", 1)
-        self._build_template()
+        self._make_adverts()
 
     @property
     def _link_subject(self) -> str:
@@ -380,24 +382,15 @@ class VrrpActor(LoopActor):
         source, present = self.room.source_of(self.instance)
         if source != self._source:
             self._source = source
-            self._build_template()
+            self._make_adverts()
         self.take(SourceChanged(source, present, causes))
 
-    def _build_template(self) -> None:
+    def _make_adverts(self) -> None:
         if self._source is None or self._line is None:
             return
         old = self.expectation.old_checksum_seen
-        self._template = AdvertTemplate(self.instance, self._source, old_checksum=old)
-        self._prepared.clear()
+        self._adverts.make(self.instance, self._line.socket, self._source, old_checksum=old)
         self._ready_for = None
-        socket = self._line.socket
-        hop_limit = self.instance.unicast_ttl if self.instance.unicast else None
-        self._destinations = tuple(
-            socket.destination(address, source=self._source, hop_limit=hop_limit)
-            if self.instance.family == 6
-            else socket.destination(address)
-            for address in destinations_of(self.instance)
-        )
         self._forget_last()
 
     def link_changed(self, name: str, *, up: bool, exists: bool, causes: tuple[EventId, ...] = ()) -> None:
@@ -412,31 +405,15 @@ class VrrpActor(LoopActor):
     # ------------------------------------------------------------ orders out
 
     def _send_advert(self, order: act.SendAdvert) -> None:
-        line = self._line
-        if self._template is None or line is None:
-            return
-        self._engine.advert(line, self, self._prepare_advert(order.priority))
-
-    def _prepare_advert(self, priority: int) -> tuple[Prepared, ...]:
-        """The adverts of that priority, made once."""
-        prepared = self._prepared.get(priority)
-        if prepared is None and self._template is not None and self._line is not None:
-            prepared = self._prepared[priority] = self._prepare(self._template, self._line, priority)
-        return prepared or ()
+        line, adverts = self._line, self._adverts.of(order.priority)
+        if line is not None and adverts:
+            self._engine.advert(line, self, adverts)
 
     def foresee_release(self) -> None:
         """Perhaps we resign in a moment: the advert of priority 0 is ready, and the way it takes was gone."""
-        prepared = self._prepare_advert(0)
+        prepared = self._adverts.of(0)
         if self._line is not None:
             self._line.socket.probe(prepared)
-
-    def _prepare(self, template: AdvertTemplate, line: Line, priority: int) -> tuple[Prepared, ...]:
-        """The adverts of that priority as the kernel wants them. The IPv4 id is left to the kernel (0, raw(7))."""
-        messages = []
-        for buffer, to in zip(template.snapshot(priority), self._destinations, strict=True):
-            data = buffer[:4] + b"\0\0" + buffer[6:] if self.instance.family == 4 else buffer
-            messages.append(line.socket.prepare(data, to))
-        return tuple(messages)
 
     def _take_over(self, order: act.TakeOver) -> None:
         if not self.instance.accept:
@@ -522,7 +499,7 @@ class VrrpActor(LoopActor):
             self.open_line()
         source, present = self.room.source_of(instance)
         self._source = source
-        self._build_template()
+        self._make_adverts()
         self.take(SourceChanged(source, present, causes))
         self.take(Reconfigured(instance, options, causes))
 
