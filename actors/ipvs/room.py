@@ -143,6 +143,7 @@ class Room:
         if self.table is None and (changed or (sync is not None and sync.instance is not None)):
             await self._open(list(changed.values()), self.globals)
         if self.table is None:
+            self._tell_written()
             return
         self._take_globals(generation)
         if not self._written.done():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from collections.abc import Iterator
@@ -84,10 +85,11 @@ def test_a_thousand_connections_outlive_each_director_in_turn(pair: Directors) -
     say("all go on over the first again")
 
 
-TABLE = 100_000
+TABLE = int(os.environ.get("HOLDFAST_CONNSYNC_TABLE", "20000"))
+"""How large it is. The figures in docs/connsync.md are with 100000, for which a busy machine takes minutes."""
 
 
-def test_a_hundred_thousand_connections_reach_a_newcomer(pair: Directors) -> None:
+def test_a_large_table_reaches_a_newcomer(pair: Directors) -> None:
     say = Watch()
     first, second = pair.master, pair.backup
     second.die()
