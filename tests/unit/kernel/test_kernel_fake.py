@@ -9,7 +9,8 @@ import pytest
 
 from holdfast.kernel.base import AddressSpec, KernelError, RouteSpec, RuleSpec
 from holdfast.kernel.faces import Kernel
-from holdfast.kernel.fake import OUR_PORT, FakeKernel, FakeNetwork
+from holdfast.kernel.fake import FakeKernel, FakeNetwork
+from holdfast.kernel.fake_requests import OUR_PORT
 from holdfast.kernel.instant import Instant
 from holdfast.kernel.records import AddressChanged, Change, LinkChanged, Received
 
