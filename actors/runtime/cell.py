@@ -346,6 +346,7 @@ class _Cell:
         self.stopping = True
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self.context.run_hand_over_hooks(), HAND_OVER_S)
+        self._tell(Orders("left"))
         os._exit(0)
 
     def _end(self, code: int) -> None:

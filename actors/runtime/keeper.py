@@ -31,6 +31,8 @@ log = logging.getLogger("holdfast.actors.runtime.supervisor")
 
 FIRST_ROOMS = frozenset({"watch", "vrrp", "bfd", "ipvs"})
 """Their cells are forked first, each as soon as its own rooms are imported: addresses and services wait for them."""
+OVERLAPPING_ROOMS = frozenset({"watch", "vrrp"})
+"""A cell with no other rooms may begin while the one before it ends: no socket of theirs excludes another."""
 APPLY_S = 10.0
 FRESH_START_CRASHES = 5
 """A cell that failed by itself so often in a row begins from nothing: perhaps it dies of the restored state."""
@@ -54,6 +56,8 @@ class Keeper:
         self._ready_said = False
         self._house: frozenset[str] = frozenset()
         self._looked_at = 0.0
+        self._parting: set[int] = set()
+        """Processes that have left their cell to a successor and are not quite gone."""
         self.loop: asyncio.AbstractEventLoop
         self.bus: CellBus
 
@@ -125,6 +129,11 @@ class Keeper:
                 self._applied.set()
             case "done":
                 self._dumps.done(order.path)
+            case "left":
+                # It does nothing any more, but the kernel may need a tenth of a second for its end.
+                if child.handing_over and OVERLAPPING_ROOMS.issuperset(child.plan.rooms):
+                    self._parting.add(child.pid)
+                    self._died(child, 0)
 
     def _say_ready(self) -> None:
         if not self._ready_said and all(child.status is CellStatus.RUNNING for child in self.children.values()):
@@ -136,6 +145,10 @@ class Keeper:
         return f"{running} of {len(self.children)} cells run, configuration {self.number}"
 
     def _reap(self) -> None:
+        for pid in list(self._parting):
+            if exit_code_of(pid) is not None:
+                self._parting.discard(pid)
+                bury(pid)
         for child in list(self.children.values()):
             if not child.alive:
                 continue

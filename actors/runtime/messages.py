@@ -129,8 +129,8 @@ class Orders(msgspec.Struct, frozen=True):
     """Supervisor to cell over their socket pair, and back. Not on the bus.
 
     op: to the cell `stop`, `hand-over`, `dump`, `statistics`, `schedule` (data: a CellScheduling); from it `ready`,
-    `beat`, `applied`, `done`. removed: its things are gone with it. grace_ms: how long to listen to others' last words
-    first. cpu_ms: what getting ready cost.
+    `beat`, `applied`, `done`, `left`. removed: its things are gone with it. grace_ms: how long to listen first to what
+    others say last. cpu_ms: what getting ready cost.
     """
 
     op: str
