@@ -1,4 +1,7 @@
-"""How this process is scheduled and kept in memory: keepalived's *_priority, *_rt_priority, *_no_swap and so on."""
+"""How this process is scheduled and kept in memory: keepalived's *_priority, *_rt_priority, *_no_swap and so on.
+
+Priorities and processors are those of all its threads.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,7 @@ import ctypes
 import errno
 import os
 import resource
+import threading
 from collections.abc import Callable, Collection
 from typing import Final
 
@@ -85,9 +89,17 @@ def change(before: Scheduling, wanted: Scheduling) -> list[KernelError]:
     return errors + apply(wanted)
 
 
+def _every_thread(call: Callable[[int], None]) -> None:
+    """Linux schedules threads: one that hands messages on (ZeroMQ's) must not wait where its process does not."""
+    for thread in os.listdir("/proc/self/task"):
+        with contextlib.suppress(ProcessLookupError):
+            call(int(thread))
+
+
 def set_nice(nice: int) -> None:
     """-20 (first) to 19 (last)."""
-    os.setpriority(os.PRIO_PROCESS, 0, max(_NICE_LEAST, min(_NICE_MOST, nice)))
+    clipped = max(_NICE_LEAST, min(_NICE_MOST, nice))
+    _every_thread(lambda thread: os.setpriority(os.PRIO_PROCESS, thread, clipped))
 
 
 def set_realtime(priority: int) -> None:
@@ -96,12 +108,19 @@ def set_realtime(priority: int) -> None:
     0: back to ordinary scheduling.
     """
     if priority == 0:
-        os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))
+        _every_thread(lambda thread: os.sched_setscheduler(thread, os.SCHED_OTHER, os.sched_param(0)))
         return
     least, most = os.sched_get_priority_min(os.SCHED_RR), os.sched_get_priority_max(os.SCHED_RR)
     clipped = max(least, min(most, priority))
     # Scripts and helpers that this process starts must not run before everything else on the machine.
-    os.sched_setscheduler(0, os.SCHED_RR | os.SCHED_RESET_ON_FORK, os.sched_param(clipped))
+    # Other threads start nobody; and ZeroMQ's, when it begins in this very moment, knows no such flag and aborts.
+    own = threading.get_native_id()
+
+    def set_one(thread: int) -> None:
+        policy = os.SCHED_RR | os.SCHED_RESET_ON_FORK if thread == own else os.SCHED_RR
+        os.sched_setscheduler(thread, policy, os.sched_param(clipped))
+
+    _every_thread(set_one)
 
 
 def limit_realtime(limit_us: int) -> None:
@@ -130,4 +149,5 @@ def lock_memory() -> None:
 def set_affinity(cpus: Collection[int]) -> None:
     """Runs on these CPUs only; those that the machine does not have are left out."""
     there = set(range(os.cpu_count() or 1))
-    os.sched_setaffinity(0, set(cpus) & there or set(cpus))
+    chosen = set(cpus) & there or set(cpus)
+    _every_thread(lambda thread: os.sched_setaffinity(thread, chosen))

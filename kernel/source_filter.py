@@ -21,6 +21,8 @@ _LOAD_WORD: Final = 0x20
 _LOAD_BYTE: Final = 0x30
 _JUMP: Final = 0x05
 _JUMP_GREATER_EQUAL: Final = 0x35
+_JUMP_EQUAL: Final = 0x15
+_AND: Final = 0x54
 _RETURN: Final = 0x06
 _NETWORK_HEADER: Final = 0xFFF00000
 """SKF_NET_OFF: offsets from here count from the IP header."""
@@ -99,3 +101,16 @@ def _tree(flips: list[int], low: int, high: int) -> list[bytes]:
 
 def _instruction(code: int, true: int, false: int, value: int) -> bytes:
     return struct.pack("@HBBI", code, true, false, value)
+
+
+def byte_choice(at: int, mask: int, value: int) -> bytes:
+    """For `udp_batch.attach_choice`: 0 for payloads whose byte at `at` is `value` under the mask, 1 for others."""
+    return b"".join(
+        [
+            _instruction(_LOAD_BYTE, 0, 0, at),
+            _instruction(_AND, 0, 0, mask),
+            _instruction(_JUMP_EQUAL, 0, 1, value),
+            _instruction(_RETURN, 0, 0, 0),
+            _instruction(_RETURN, 0, 0, 1),
+        ]
+    )

@@ -33,6 +33,7 @@ _SO_RCVBUFFORCE: Final = 33
 _SO_TIMESTAMPNS: Final = 35
 _SO_ATTACH_FILTER: Final = 26
 _SO_DETACH_FILTER: Final = 27
+_SO_ATTACH_REUSEPORT_CBPF: Final = 51
 _IP_PKTINFO: Final = 8
 _IP_RECVTTL: Final = 12
 _IPV6_RECVPKTINFO: Final = 49
@@ -74,6 +75,14 @@ def attach_filter(sock: socket.socket, program: bytes | None) -> None:
     memory = ctypes.create_string_buffer(program, len(program))
     argument = struct.pack("@HP", len(program) // 8, ctypes.addressof(memory))
     sock.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, argument)
+
+
+def attach_choice(sock: socket.socket, program: bytes) -> None:
+    """Puts a classic BPF program on a group of sockets that share a port: it sees the payload and returns the number of
+    the socket, in the order in which they were bound, that the packet goes to (SO_ATTACH_REUSEPORT_CBPF, socket(7))."""
+    memory = ctypes.create_string_buffer(program, len(program))
+    argument = struct.pack("@HP", len(program) // 8, ctypes.addressof(memory))
+    sock.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_REUSEPORT_CBPF, argument)
 
 
 class Path:
@@ -300,8 +309,10 @@ class UdpReceiver:
     A payload is cut at 128 bytes. After `receive` returned n, packets 0 to n-1 can be asked for until the next call.
     """
 
-    def __init__(self, family: int, port: int, *, batch: int = 128, receive_buffer_bytes: int = 8 << 20) -> None:
-        """KernelError when the port cannot be had."""
+    def __init__(
+        self, family: int, port: int, *, batch: int = 128, receive_buffer_bytes: int = 8 << 20, shared: bool = False
+    ) -> None:
+        """shared: with other receivers of this process (`receivers`). KernelError when the port cannot be had."""
         self.family = family
         self.port = port
         self.batch = batch
@@ -317,6 +328,8 @@ class UdpReceiver:
                 sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
             # The first control message of each packet, which `stamps` relies on.
             sock.setsockopt(socket.SOL_SOCKET, _SO_TIMESTAMPNS, 1)
+            if shared:
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
             sock.bind(("::" if self._v6 else "0.0.0.0", port))
         except OSError as error:
             sock.close()
@@ -433,3 +446,20 @@ class UdpReceiver:
     def close(self) -> None:
         """Gives the port back."""
         self.socket.close()
+
+
+def receivers(family: int, port: int, choice: bytes) -> tuple[UdpReceiver, UdpReceiver]:
+    """Two receivers on one port; `choice` returns 0 for packets that go to the first, 1 for those of the second.
+
+    KernelError when somebody else has the port.
+    """
+    # Sockets that share a port would share it with another program that does the same: one that does not share asks.
+    UdpReceiver(family, port, batch=1).close()
+    pair = UdpReceiver(family, port, shared=True), UdpReceiver(family, port, shared=True)
+    try:
+        attach_choice(pair[0].socket, choice)
+    except OSError as error:
+        for receiver in pair:
+            receiver.close()
+        raise KernelError("SO_ATTACH_REUSEPORT_CBPF", f"UDP port {port}", error.errno or 0) from error
+    return pair

@@ -14,7 +14,6 @@ import socket
 import time
 from collections import Counter
 from collections.abc import Iterable
-from typing import Protocol
 
 from holdfast.actors.bfd.auth import Authenticator
 from holdfast.actors.bfd.directory import Directory, interface_index, source_of
@@ -34,9 +33,10 @@ from holdfast.actors.bfd.facts import (
 )
 from holdfast.actors.bfd.hearing import Hearing
 from holdfast.actors.bfd.lane import Lane
+from holdfast.actors.bfd.listener import Listener
 from holdfast.actors.bfd.machine import BfdMachine
 from holdfast.actors.bfd.memory import Kept, MemoryStore
-from holdfast.actors.bfd.packet import MAX_U32, ControlPacket, PacketError, Reject, State
+from holdfast.actors.bfd.packet import MAX_U32, ControlPacket, Reject, State
 from holdfast.actors.bfd.profiles import SessionSpec
 from holdfast.actors.bfd.vigil import Vigil
 from holdfast.actors.bfd.wheel import DetectionWheel, Pacer
@@ -49,22 +49,6 @@ _RETRY = S
 
 _LINGER_LEAST = 2500 * MS
 """How long a removed session tells its peer AdminDown: a few packets, since one may be lost."""
-
-
-class Listener(Protocol):
-    """Whom the engine tells."""
-
-    def state_changed(self, lane: Lane, changed: Changed) -> None:
-        """The session has another state, or was started."""
-
-    def faltering(self, lane: Lane, now: Instant) -> None:
-        """The session ends within lane.lead unless its neighbour is heard. Not told of each when many do."""
-
-    def rehearse(self, lane: Lane, now: Instant) -> None:
-        """The session ends right now, perhaps: what is to be told then may be made and thrown away."""
-
-    def rejected(self, lane: Lane | None, error: PacketError, source: bytes) -> None:
-        """A packet was discarded. lane None: it belongs to no session."""
 
 
 class Engine:
@@ -95,6 +79,7 @@ class Engine:
         self._vigil = Vigil(listener.faltering, listener.rehearse, self._hearing.drain)
         self._wheel = DetectionWheel(self._vigil.faltering)
         self._leaving: list[tuple[int, Lane]] = []
+        self._unfinished: list[tuple[Lane, Transmit | None, bool, Instant]] = []
         self._unrouted: set[Lane] = set()
         self._retry_at = 0
         self._echo: EchoPort | None = None
@@ -229,6 +214,7 @@ class Engine:
         if self._closed:
             return
         self._closed = True
+        self._finish()
         self._loop.remove_reader(self._timer.fileno())
         self._timer.close()
         self._hearing.close()
@@ -306,15 +292,20 @@ class Engine:
             self._hearing.forget_known(lane)
 
     def _carry_out(self, lane: Lane, actions: list[Action], now: Instant) -> None:
-        remember = False
+        if self._unfinished:
+            self._finish()
+        remember = lost = False
+        transmit: Transmit | None = None
         for action in actions:
             match action:
                 case Transmit():
-                    self._transmit(lane, action, now)
+                    transmit = action
+                    self._load(lane, action)
                 case Answer():
                     self._answer(lane, action)
                 case Changed():
                     remember = True
+                    lost = action.old is State.UP
                     self._changed(lane, action, now)
                 case Refreshed():
                     remember = True
@@ -324,8 +315,21 @@ class Engine:
         if 0 < lane.limit < self._hearing.shortest and lane.machine.state is State.UP:
             self._hearing.shortest = lane.limit
         self._wheel.watch(lane)
-        if remember:
-            lane.remember()
+        self._unfinished.append((lane, transmit, remember, now))
+        if lost:
+            # Whoever is to hear of it hears of it first.
+            self._loop.call_soon(self._finish)
+        else:
+            self._finish()
+
+    def _finish(self) -> None:
+        """What nobody waits for after a step: the place among those that send equally often, and the memory."""
+        unfinished, self._unfinished = self._unfinished, []
+        for lane, transmit, remember, now in unfinished:
+            if transmit is not None:
+                self._pace(lane, transmit, now)
+            if remember:
+                lane.remember()
 
     def _changed(self, lane: Lane, changed: Changed, now: Instant) -> None:
         lane.last_change = changed
@@ -338,16 +342,20 @@ class Engine:
         if not lane.leaving:
             self._listener.state_changed(lane, changed)
 
-    def _transmit(self, lane: Lane, order: Transmit, now: Instant) -> None:
+    def _load(self, lane: Lane, order: Transmit) -> None:
+        """The new packet is ready, and sent if it is not to wait for its turn."""
         if order.packet is None:
             self._pacers[lane.family].leave(lane)
             lane.packet = None
             return
         lane.load(order.packet)
-        if lane.path is None:
-            return
         if order.at_once:
             self._send_one(lane)
+
+    def _pace(self, lane: Lane, order: Transmit, now: Instant) -> None:
+        """The lane sends as often as ordered."""
+        if order.packet is None or lane.path is None:
+            return
         pacer = self._pacers[lane.family]
         group = lane.group
         mult_is_one = lane.machine.config.detect_mult == 1
@@ -426,6 +434,7 @@ class Engine:
         self._leaving = staying
 
     def _forget(self, lane: Lane) -> None:
+        self._finish()
         self._pacers[lane.family].leave(lane)
         lane.packet = None
         lane.route(None)
@@ -466,6 +475,7 @@ class Engine:
 
     def _find_route(self, lane: Lane, now: Instant) -> None:
         """Finds out from where and by which interface the session sends; without an answer it is silent."""
+        self._finish()
         spec = lane.spec
         ifindex = interface_index(spec)
         source = source_of(lane, ifindex)
@@ -488,4 +498,6 @@ class Engine:
         lane.route(new)
         if packet is not None and new is not None:
             interval_us = lane.machine.transmit_interval_us
-            self._transmit(lane, Transmit(packet, interval_us, old is None), now)
+            order = Transmit(packet, interval_us, old is None)
+            self._load(lane, order)
+            self._pace(lane, order, now)

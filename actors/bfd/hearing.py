@@ -2,6 +2,9 @@
 
 A packet that equals the last one of its session costs a look-up and sets an instant. Any other one is decoded, its
 session is found, and it is checked in the order of RFC 5880 section 6.8.6; what passes is the engine's.
+
+A port has two sockets, and the kernel chooses by the packet: what says Up and nothing else may wait for its batch; what
+says anything else, or asks or answers (P, F), wakes the process.
 """
 
 from __future__ import annotations
@@ -26,8 +29,8 @@ from holdfast.actors.bfd.packet import (
 )
 from holdfast.actors.bfd.profiles import SessionSpec
 from holdfast.actors.runtime.machine import MS, Instant, S
-from holdfast.kernel.source_filter import source_filter
-from holdfast.kernel.udp_batch import UdpReceiver
+from holdfast.kernel.source_filter import byte_choice, source_filter
+from holdfast.kernel.udp_batch import UdpReceiver, receivers
 
 _BATCHES_A_TURN = 32
 """How many batches are read before deadlines are looked at again."""
@@ -35,8 +38,11 @@ _BATCHES_A_TURN = 32
 _WINDOW = 16
 """In pauses: how long a port is watched before it is decided whether to poll it."""
 
-_POLL_LEAST, _POLL_MOST = MS // 4, 12 * MS
+_POLL_LEAST, _POLL_MOST = MS // 4, 25 * MS
 """How long a polled port is left alone."""
+
+_MAY_WAIT = byte_choice(1, 0xF0, 0xC0)
+"""State Up, P and F clear (section 4.1, the second byte)."""
 
 _BURST = MS // 4
 """Packets that came within a quarter of a millisecond came together."""
@@ -46,10 +52,10 @@ Rejected = Callable[[Lane | None, PacketError, bytes], None]
 
 
 class _Port:
-    """A receiver with the sessions that hear by it.
+    """A port's two receivers with the sessions that hear by them.
 
-    While packets come often, nobody waits for each: the port is read every few packets (`polled`), as network drivers
-    do it. It saves most of the wake-ups, and the kernel the waking.
+    While ordinary packets come often, nobody waits for each: their receiver is read every few packets (`polled`), as
+    network drivers do it. It saves most of the wake-ups, and the kernel the waking.
     """
 
     __slots__ = (
@@ -62,13 +68,16 @@ class _Port:
         "read_at",
         "receiver",
         "strict",
+        "urgent",
         "wakes",
         "window_packets",
         "window_until",
     )
 
-    def __init__(self, receiver: UdpReceiver) -> None:
+    def __init__(self, receiver: UdpReceiver, urgent: UdpReceiver) -> None:
+        """receiver: what may wait. urgent: the rest."""
         self.receiver = receiver
+        self.urgent = urgent
         self.key = (receiver.family, receiver.port)
         self.lanes: set[Lane] = set()
         self.known: dict[bytes, BfdMachine] = {}
@@ -126,8 +135,9 @@ class Hearing:
         family = socket.AF_INET if len(spec.neighbor) == 4 else socket.AF_INET6
         key = (int(family), MULTIHOP_PORT if spec.multihop else CONTROL_PORT)
         if key not in self._ports:
-            port = self._ports[key] = _Port(UdpReceiver(*key))
+            port = self._ports[key] = _Port(*receivers(*key, _MAY_WAIT))
             self._loop.add_reader(port.receiver.fileno(), self._readable, port)
+            self._loop.add_reader(port.urgent.fileno(), self._urgent, port)
 
     def enlist(self, lane: Lane) -> None:
         """Packets may come for it."""
@@ -161,7 +171,9 @@ class Hearing:
     def _close(self, port: _Port) -> None:
         if not port.polled:
             self._loop.remove_reader(port.receiver.fileno())
+        self._loop.remove_reader(port.urgent.fileno())
         port.receiver.close()
+        port.urgent.close()
 
     def _renew_filters(self) -> None:
         """The kernel lets in only neighbours with the TTL that the least demanding session asks for."""
@@ -178,13 +190,13 @@ class Hearing:
             open_to_all = any(not lane.spec.check_source for lane in port.lanes)
             neighbors = None if open_to_all else {lane.spec.neighbor for lane in port.lanes}
             family = 4 if key[0] == socket.AF_INET else 6
-            port.receiver.attach_filter(source_filter(family, neighbors, floor))
-            port.receiver.tell_arrival(
-                any(
-                    lane.spec.interface or lane.spec.min_ttl > floor or self._directory.ambiguous(lane)
-                    for lane in port.lanes
-                )
+            arrival = any(
+                lane.spec.interface or lane.spec.min_ttl > floor or self._directory.ambiguous(lane)
+                for lane in port.lanes
             )
+            for receiver in (port.receiver, port.urgent):
+                receiver.attach_filter(source_filter(family, neighbors, floor))
+                receiver.tell_arrival(arrival)
         self._stale.clear()
 
     # ------------------------------------------------------------------ reading
@@ -210,7 +222,6 @@ class Hearing:
         """Reads until the socket is empty; begins to poll when that happens more often than polling would."""
         self._drain(port)
         now = time.monotonic_ns()
-        port.read_at = now
         port.wakes += 1
         if now >= port.window_until:
             pause = self._poll_pause
@@ -221,18 +232,28 @@ class Hearing:
             port.open_window(now, pause)
         self._turn_over()
 
+    def _urgent(self, port: _Port) -> None:
+        """Something else than an ordinary packet came."""
+        self._drain(port)
+        self._turn_over()
+
     def _drain(self, port: _Port) -> None:
-        """Reads until the socket is empty, or for as long as a turn may last: then sending has its turn."""
+        """Reads until the sockets are empty, or for as long as a turn may last: then sending has its turn.
+
+        What may wait comes first: an ordinary packet that was sent before a Down must not be heard after it.
+        """
         for _ in range(_BATCHES_A_TURN):
-            if not self._read_batch(port):
-                return
+            if not self._read_batch(port, port.receiver):
+                break
+        for _ in range(_BATCHES_A_TURN):
+            if not self._read_batch(port, port.urgent):
+                break
 
     def _poll(self, port: _Port, now: int) -> None:
         """Its time has come to be read. When less than two packets a look come, it is waited for again."""
         pause = self._poll_pause
         port.next_read = now + pause
         self._drain(port)
-        port.read_at = now
         if now >= port.window_until:
             if port.receiver.received - port.window_packets < 2 * _WINDOW and port.key in self._ports:
                 port.polled = False
@@ -242,12 +263,11 @@ class Hearing:
     @property
     def _poll_pause(self) -> int:
         """Short beside the shortest detection time. Silence is measured by the kernel's stamps and noticed no later for
-        it; but a peer's Down, and its polls, wait for the next look."""
-        return min(max(self.shortest // 12, _POLL_LEAST), _POLL_MOST)
+        it."""
+        return min(max(self.shortest // 6, _POLL_LEAST), _POLL_MOST)
 
-    def _read_batch(self, port: _Port) -> bool:
+    def _read_batch(self, port: _Port, receiver: UdpReceiver) -> bool:
         """Handles one batch. True: there may be more."""
-        receiver = port.receiver
         count = receiver.receive()
         if not count:
             return False
@@ -256,16 +276,20 @@ class Hearing:
         if packets is None:
             packets = tuple(receiver.payload(index) for index in range(count))
         machines = list(map(port.known.get, packets))
-        if port.polled:
+        if port.polled and receiver is port.receiver:
             self._refresh_stamped(machines, port, now)
         else:
             self._refresh(machines, now)
         if None in machines:
             for index, machine in enumerate(machines):
                 if machine is None:
-                    self._hear(port, index, packets[index], Instant(now))
+                    self._hear(port, receiver, index, packets[index], Instant(now))
         receiver.recycle(count)
-        return count == receiver.batch
+        if count == receiver.batch:
+            return True
+        if receiver is port.receiver:
+            port.read_at = now
+        return False
 
     @staticmethod
     def _refresh(machines: list[BfdMachine | None], now: int) -> None:
@@ -285,7 +309,7 @@ class Hearing:
         have been set in between: they are not believed beyond the two looks.
         """
         stamp = port.receiver.stamp
-        shift, earliest = now - time.time_ns(), port.read_at
+        shift, earliest = time.monotonic_ns() - time.time_ns(), port.read_at
         pieces = [(0, len(machines), stamp(0), stamp(len(machines) - 1))]
         while pieces:
             first, end, begun, ended = pieces.pop()
@@ -296,18 +320,18 @@ class Hearing:
                 pieces.append((middle, end, stamp(middle), ended))
                 pieces.append((first, middle, begun, stamp(middle - 1)))
 
-    def _hear(self, port: _Port, index: int, data: bytes, now: Instant) -> None:
+    def _hear(self, port: _Port, receiver: UdpReceiver, index: int, data: bytes, now: Instant) -> None:
         """A packet that is new in some way."""
         lane = port.strict.get(data)
-        if lane is not None and port.receiver.arrival(index)[2] >= lane.spec.min_ttl:
+        if lane is not None and receiver.arrival(index)[2] >= lane.spec.min_ttl:
             self._count(lane, now)
             lane.machine.seen = now
             return
-        source, _ = port.receiver.source(index)
+        source, _ = receiver.source(index)
         lane = None
         try:
             packet, section = decode(data)
-            destination, ifindex, hop_limit = port.receiver.arrival(index)
+            destination, ifindex, hop_limit = receiver.arrival(index)
             lane = self._directory.find(*port.key, packet.your_discriminator, source, destination, ifindex)
             if lane is None:
                 raise PacketError(Reject.NO_SESSION, f"your discriminator {packet.your_discriminator}")

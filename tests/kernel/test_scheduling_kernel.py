@@ -85,6 +85,9 @@ def test_a_cell_is_scheduled_as_configured_and_anew_after_a_reload(daemon: Daemo
     assert os.sched_getparam(pid).sched_priority == 20
     assert os.getpriority(os.PRIO_PROCESS, pid) == -5
     assert os.sched_getaffinity(pid) == {0}
+    threads = [int(thread) for thread in os.listdir(f"/proc/{pid}/task")]
+    assert len(threads) > 1, "ZeroMQ's threads hand on what this process says"
+    wait_until(lambda: {os.sched_getparam(each).sched_priority for each in threads} == {20})
     assert status(pid, "VmLck") != "0 kB"
     assert status(pid, "Umask") == "0117"
     assert (daemon.folder / "began").exists()
