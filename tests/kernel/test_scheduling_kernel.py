@@ -119,3 +119,30 @@ def test_the_shutdown_script_runs_when_all_cells_have_ended(daemon: Daemon) -> N
     daemon.process.send_signal(signal.SIGTERM)
     assert daemon.process.wait(10) == 0
     assert (daemon.folder / "ended").exists()
+
+
+@pytest.mark.parametrize("may", [True, False])
+def test_threads_of_the_bus_are_real_time_where_that_is_allowed(may: bool) -> None:
+    """ZeroMQ aborts a process whose threads may not be what they are told to be."""
+    code = f"""
+import os, time
+import zmq
+from holdfast.bus.sockets import end_context, new_context
+from holdfast.kernel.scheduling import set_realtime
+set_realtime(20)
+if not {may}:
+    os.setgid(65534)
+    os.setuid(65534)
+context = new_context()
+context.socket(zmq.PUB).bind("inproc://here")
+def priorities():
+    return sorted(os.sched_getparam(int(each)).sched_priority for each in os.listdir("/proc/self/task"))
+end = time.monotonic() + 10
+while len(priorities()) != 3 or ({may} and 0 in priorities()):
+    assert time.monotonic() < end, priorities()
+    time.sleep(0.05)
+print(priorities())
+end_context(context)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=30, check=True)
+    assert done.stdout.strip() == ("[20, 20, 20]" if may else "[0, 0, 20]")
