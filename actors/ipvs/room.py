@@ -39,14 +39,14 @@ from holdfast.actors.ipvs.service_actor import ServiceActor
 from holdfast.actors.ipvs.syncd import SyncDaemons
 from holdfast.actors.ipvs.views import dump_text, service_view
 from holdfast.actors.ipvs.writer import Writer
+from holdfast.actors.notify.messages import NotifyProgress
 from holdfast.actors.runtime.context import CellContext, Generation
 from holdfast.actors.runtime.machine import Fact, Instant
-from holdfast.actors.runtime.messages import CellStateChanged, CellStatus
 from holdfast.actors.vrrp.messages import VrrpStateChanged
 from holdfast.bus import topics
 from holdfast.bus.base import Caller, Subscription
 from holdfast.bus.envelope import Envelope
-from holdfast.bus.messages import Command, Failed, Reply
+from holdfast.bus.messages import Command, EventId, Failed, Reply
 from holdfast.kernel import nft
 from holdfast.kernel.base import KernelError
 from holdfast.kernel.ipvs import Ipvs
@@ -90,6 +90,8 @@ class Room:
         self._instance: tuple[str, Subscription] | None = None
         self._draining: set[str] = set()
         self._state: DirectorState | None = None
+        self._said: EventId | None = None
+        """Of the newest event of our state."""
         self._stopping = False
         self._written: asyncio.Future[None] = ctx.loop.create_future()
         """Done when the table is as the first configuration wants it, or when that has to wait for the kernel."""
@@ -164,6 +166,7 @@ class Room:
             await self.writer.written()
             self._tell_written()
             if "notify" in self.ctx.house:
+                self._publish_state()
                 self._start_task(self._tell_the_world())
             else:
                 self.writer.release()
@@ -232,13 +235,16 @@ class Room:
         """What is told waits for whoever runs scripts and writes FIFO lines: what is said before they listen, and not
         true any more by then, would never be heard."""
         listening = asyncio.Event()
+        mine = f"director@{self.ctx.cell}"
 
-        def cell(envelope: Envelope) -> None:
+        def progress(envelope: Envelope) -> None:
+            # It has heard of our state, and so it hears whatever comes after that.
             event = envelope.event
-            if isinstance(event, CellStateChanged) and "notify" in event.rooms and event.status is CellStatus.RUNNING:
+            heard = event.told.get(mine) if isinstance(event, NotifyProgress) else None
+            if heard is not None and self._said is not None and heard.epoch == self._said.epoch:
                 listening.set()
 
-        subscription = self.bus.subscribe("cell/", cell)
+        subscription = self.bus.subscribe("notify/", progress)
         try:
             await asyncio.wait_for(listening.wait(), AUDIENCE_S)
         except TimeoutError:
@@ -422,7 +428,7 @@ class Room:
         )
         if state != self._state:
             self._state = state
-            self.bus.publish(f"director/{self.ctx.cell}", "state", state)
+            self._said = self.bus.publish(f"director/{self.ctx.cell}", "state", state)
 
     async def stop(self) -> None:
         """The clean stop: services go, timeouts come back, sync daemons end, as keepalived(8) says."""

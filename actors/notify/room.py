@@ -38,7 +38,8 @@ STOPS_EXPECTED_S = 0.4
 STOP_SCRIPTS_S = 1.1
 """The scripts of a stop have one second; their queues see to it, this is only for the case that one cannot."""
 
-_PREFIXES = ("vrrp/", "vrrp-group/", "rs/", "vs/")
+_PREFIXES = ("vrrp/", "vrrp-group/", "rs/", "vs/", "director/")
+"""The last one has nothing to notify: that it was heard of (NotifyProgress) tells the director that it may speak."""
 
 
 class Room:

@@ -1,8 +1,8 @@
-"""The daemon's log: structlog in front, keepalived's line forms behind.
+"""The daemon's log in keepalived's line forms.
 
 On the console a line is `Tue Nov 24 21:00:00 2026: text`, as `keepalived -l` prints it; in syslog the daemon's name
-and facility stand before the text. Rooms log with the standard library or with structlog, both end here. The words of
-the lines that keepalived's users search for belong to the rooms.
+and facility stand before the text. Rooms log with the standard library (structlog brings a hundred modules along, which
+were a tenth of the daemon's start). The words of the lines that keepalived's users search for belong to the rooms.
 """
 
 from __future__ import annotations
@@ -12,9 +12,8 @@ import logging.handlers
 import os
 import sys
 import time
-from collections.abc import MutableMapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 Target = Literal["console", "syslog", "both", "none"]
 
@@ -90,32 +89,6 @@ def configure(
         root.addHandler(logging.NullHandler())
     # Errors inside logging itself must not write tracebacks to a terminal that may be gone.
     logging.raiseExceptions = debug
-    _configure_structlog()
-
-
-def _configure_structlog() -> None:
-    import structlog  # noqa: PLC0415 - not on the way to the first advert of a cell that was put back
-
-    structlog.configure(
-        processors=[
-            structlog.stdlib.filter_by_level,
-            structlog.stdlib.add_logger_name,
-            structlog.stdlib.PositionalArgumentsFormatter(),
-            structlog.processors.format_exc_info,
-            _as_text,
-        ],
-        wrapper_class=structlog.stdlib.BoundLogger,
-        logger_factory=structlog.stdlib.LoggerFactory(),
-        cache_logger_on_first_use=True,
-    )
-
-
-def _as_text(logger: Any, method: str, event: MutableMapping[str, Any]) -> str:
-    """`text key=value ...`: fields after the words, as people read them."""
-    text = str(event.pop("event", ""))
-    event.pop("logger", None)
-    fields = " ".join(f"{key}={value}" for key, value in event.items())
-    return f"{text} {fields}" if fields else text
 
 
 class Sampled:

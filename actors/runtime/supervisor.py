@@ -111,6 +111,9 @@ class Supervisor(Keeper):
         if len(os.sched_getaffinity(0)) == 1:
             # Nothing can be had at once here, and what both write after a fork is copied: one after the other.
             self._import_rooms(sorted(likely, key=placement.start_order), {})
+        # Once, and before the fork: looking at every object afterwards would copy all the pages shared with the reader.
+        gc.collect()
+        gc.freeze()
         reading = self.loop.create_task(load_apart(self.options.load, hurried=self._hurry.on))
         await asyncio.sleep(0)
         # While another process reads the configuration, this one imports what it will most likely ask for.
@@ -164,7 +167,6 @@ class Supervisor(Keeper):
         boot_id()
         with contextlib.suppress(ImportError):
             importlib.import_module("uvloop")
-        gc.collect()
         for number, handler in (
             (signal.SIGTERM, self._stop_asked.set),
             (signal.SIGINT, _nothing if self.options.ignore_sigint else self._stop_asked.set),

@@ -27,9 +27,9 @@ from holdfast.actors.ipvs.messages import (
     VirtualServerChanged,
 )
 from holdfast.actors.ipvs.room import Room
+from holdfast.actors.notify.messages import NotifyProgress
 from holdfast.actors.runtime.actor import Mailroom
 from holdfast.actors.runtime.context import CellContext
-from holdfast.actors.runtime.messages import CellStateChanged, CellStatus
 from holdfast.actors.vrrp.messages import VrrpState, VrrpStateChanged
 from holdfast.bus.envelope import Envelope
 from holdfast.bus.fake import FakeBus
@@ -139,12 +139,12 @@ async def test_the_first_words_wait_for_whoever_notifies() -> None:
         await asyncio.sleep(0)
     assert house.pool() == {"10.0.1.1": 1}, "the table waits for nobody"
     assert house.told() == []
-    supervisor = FakeBus(cell="supervisor", network=house.bus.network)
-    for status in (CellStatus.STARTING, CellStatus.RUNNING):
-        assert house.told() == []
-        reason = Reason(kind=ReasonKind.STARTED, node="lb1", subject="cell/notify")
-        state = CellStateChanged(cell="notify", status=status, rooms=("notify",), pid=1, restarts=0, reason=reason)
-        supervisor.publish("cell/notify", "state", state)
+    notify = FakeBus(cell="notify", network=house.bus.network)
+    (state,) = house.bus.retained("director/")
+    for epoch in (state.id.epoch - 1, state.id.epoch):
+        assert house.told() == [], "what was heard of a former life does not count"
+        heard = msgspec.structs.replace(state.id, epoch=epoch)
+        notify.publish("notify/notify", "progress", NotifyProgress(told={"director@director": heard}))
         for _ in range(10):
             await asyncio.sleep(0)
     await house.settled()
