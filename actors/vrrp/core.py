@@ -75,6 +75,7 @@ class VrrpCore:
         "_limit",
         "_lower",
         "_lower_since",
+        "_lower_told_at",
         "_master_interval",
         "_preempt_at",
         "_rare",
@@ -140,6 +141,7 @@ class VrrpCore:
         self._preempt_at: Instant | None = None
         self._lower: AdvertReceived | None = None
         self._lower_since = Instant(0)
+        self._lower_told_at = Instant(-S)
         self._usual: AdvertReceived | None = None
         self._refused: tuple[AdvertRejected, Instant] | None = None
         self._told: set[tuple[str, str]] = set()

@@ -13,6 +13,9 @@ from holdfast.actors.vrrp.packet import Reject
 from holdfast.actors.vrrp.priority import OWNER
 from holdfast.bus.messages import Evidence, Reason, ReasonKind
 
+_TELL_PAUSE = Duration(900 * MS)
+"""Somebody of lower priority who goes on is told of, and announced against, once a second; adverts may come early."""
+
 
 class Election(Endurance):
     """Decides by adverts and by the timers that wait for them."""
@@ -202,6 +205,13 @@ class Election(Endurance):
         self._lower, self._heard_at = fact, now
         if not self._may_answer(now):
             return NOTHING
+        if before is not None and before.source == fact.source and now - self._lower_told_at < _TELL_PAUSE:
+            # Hundreds of instances may hear this ten times a second: what matters is that our adverts leave.
+            if self.instance.lower_prio_no_advert:
+                return NOTHING
+            self._timer = Instant(now + self._interval)
+            return self._send_and_refresh(now)
+        self._lower_told_at = now
         actions: list[Action] = []
         text = f"Received advert from {fact.source} with lower priority {fact.priority}, ours {self.priority}"
         if not self.instance.lower_prio_no_advert:
