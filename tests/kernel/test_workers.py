@@ -29,7 +29,7 @@ pytestmark = [
 HERE = Path(__file__).parent
 SERVERS = "10.90.1.9"
 FIRST = 8000
-INTERVAL_S = 2
+INTERVAL_S = 3
 
 
 class Servers:
