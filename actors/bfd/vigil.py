@@ -71,9 +71,9 @@ class Vigil:
 
 
 def _rehearse(lane: Lane, now: int) -> None:
-    """What is to be done at the end, done with a machine that is thrown away; the packet is packed as it is."""
+    """What is to be done at the end, with a machine that is thrown away. Nothing is sealed: that uses numbers up."""
     machine = BfdMachine(lane.machine.config, 1)
     machine.restore(lane.machine.memory, Instant(now))
     machine.step(Deadline(), Instant(now + machine.detection))
-    if lane.packet is not None:
-        lane.load(lane.packet)
+    if lane.packet is not None and lane.path is not None:
+        lane.path.packet(lane.packet.encode())

@@ -12,10 +12,11 @@ from bfd_play import at, config, from_peer
 from hypothesis import given
 from hypothesis import strategies as st
 
+from holdfast.actors.bfd.auth import Authenticator, AuthType, Key
 from holdfast.actors.bfd.facts import PathLost, SessionConfig
 from holdfast.actors.bfd.lane import Lane
 from holdfast.actors.bfd.machine import BfdMachine
-from holdfast.actors.bfd.packet import State
+from holdfast.actors.bfd.packet import ControlPacket, State
 from holdfast.actors.bfd.profiles import SessionSpec
 from holdfast.actors.bfd.vigil import Vigil
 from holdfast.actors.bfd.wheel import GROUP_SIZE, DetectionWheel, Pacer
@@ -188,7 +189,21 @@ def test_a_vigil_ends_with_the_session() -> None:
     assert 0 < room.vigil.next_at < end
     assert room.vigil.wait(end - 1_500_000) == end - 1_500_000, "not yet"
     before = made.machine.memory
+    authenticator = made.authenticator = Authenticator(AuthType.KEYED_SHA1, (Key(1, b"x"),), 7)
+    made.load(
+        ControlPacket(
+            state=State.UP,
+            my_discriminator=1,
+            your_discriminator=2,
+            detect_mult=3,
+            desired_min_tx_us=50_000,
+            required_min_rx_us=50_000,
+            authenticated=True,
+        )
+    )
     assert room.vigil.wait(room.vigil.next_at) >= end
+    assert authenticator.sequence == 8, "no sequence number is used for a rehearsal"
+    assert room.rehearsed > 0
     assert room.vigil.next_at == 0
     assert made.machine.memory == before, "what is rehearsed is forgotten"
 
