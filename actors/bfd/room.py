@@ -31,6 +31,7 @@ from holdfast.actors.bfd.messages import (
 from holdfast.actors.bfd.packet import Diagnostic, PacketError, State
 from holdfast.actors.bfd.profiles import BfdSettings, BfdSettingsError, SessionSpec, parse_settings, session_spec
 from holdfast.actors.bfd.session_actor import Faltering, Happened, Removed, Respecified, SessionActor, state_event
+from holdfast.actors.bfd.telling import Telling
 from holdfast.actors.runtime.context import CellContext, Generation
 from holdfast.actors.runtime.machine import Instant
 from holdfast.bus.base import Caller
@@ -41,11 +42,6 @@ from holdfast.kernel.faces import Links
 from holdfast.kernel.records import AddressChanged, Change, LinkChanged
 
 log = logging.getLogger("holdfast.bfd")
-
-_SAID_AT_ONCE = 8
-_SAY_EVERY_S = 0.004
-"""So many changes are told to actors at once, and every so often: each costs a message on the bus that wakes other
-processes, and a line in the log. When thousands change together, the packets of those that did not come first."""
 
 _TURN_NS = 1_000_000
 """How long new sessions may keep the engine from its packets in one turn of the loop."""
@@ -67,9 +63,10 @@ class Room:
         self._specs: dict[str, SessionSpec] = {}
         self._settings = BfdSettings()
         self._waiting: set[str] = set()
-        self._unsaid: dict[str, Happened] = {}
-        self._may_say = _SAID_AT_ONCE
-        self._turn_ahead = False
+        self._telling = Telling(
+            lambda name, happened: self._actors[name].tell(happened),
+            self._loop.call_later,
+        )
         self._unbegun: deque[SessionSpec] = deque()
         self._complained: dict[tuple[str, str], float] = {}
         self._addresses_came = False
@@ -154,7 +151,7 @@ class Room:
 
     def _remove(self, name: str) -> None:
         del self._specs[name]
-        self._unsaid.pop(name, None)
+        self._telling.forget(name)
         if name in self.engine.lanes:
             self.engine.remove(name)
         self._actors.pop(name).tell(Removed())
@@ -169,7 +166,7 @@ class Room:
     def state_changed(self, lane: Lane, changed: Changed) -> None:
         """Hands the change to the session's actor, with the values of this moment."""
         machine = lane.machine
-        self._say(
+        self._telling.say(
             lane.spec.name,
             Happened(
                 changed=changed,
@@ -179,26 +176,6 @@ class Room:
                 remote_diagnostic=machine.remote_diagnostic,
             ),
         )
-
-    def _say(self, name: str, happened: Happened) -> None:
-        """Tells a session's actor: at once, or in a moment when very many change together; then the newest counts."""
-        self._unsaid[name] = happened
-        self._say_some()
-
-    def _say_some(self) -> None:
-        while self._unsaid and self._may_say:
-            name = next(iter(self._unsaid))
-            self._may_say -= 1
-            self._actors[name].tell(self._unsaid.pop(name))
-        if not self._turn_ahead:
-            self._turn_ahead = True
-            self._loop.call_later(_SAY_EVERY_S, self._next_turn)
-
-    def _next_turn(self) -> None:
-        self._turn_ahead = False
-        self._may_say = _SAID_AT_ONCE
-        if self._unsaid:
-            self._say_some()
 
     def faltering(self, lane: Lane, now: Instant) -> None:
         """Tells whoever tracks the session that it is about to end."""
