@@ -131,7 +131,12 @@ class LoopSocket:
                     self._caught_up()
                 return
             self._in_a_row += 1
-            self._receive(parts)
+            try:
+                self._receive(parts)
+            except Exception:
+                # What still waits here makes no new event of its own: without another look it would wait for ever.
+                self.poke()
+                raise
         self.poke()
 
     def drain(self) -> None:

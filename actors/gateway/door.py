@@ -296,7 +296,9 @@ def _address_of(fd: int) -> str:
     with contextlib.suppress(OSError):
         copy = os.dup(fd)
         with sockets.socket(fileno=copy) as connection:
-            return _shown(str(connection.getpeername()[0]))
+            # The descriptor may be another one's by now: a local socket has a path, or nothing, for a name.
+            name = connection.getpeername()
+            return _shown(str(name[0])) if isinstance(name, tuple) and name else ""
     return ""
 
 

@@ -9,6 +9,7 @@ from collections.abc import Callable
 import pytest
 import zmq
 
+from holdfast.actors.gateway import door
 from holdfast.actors.gateway.access import AccessList
 from holdfast.actors.gateway.door import Door, Stream
 from holdfast.actors.gateway.messages import DescribeGateway, Refusal
@@ -205,3 +206,12 @@ async def test_a_client_comes_back_after_the_door_was_opened_anew() -> None:
         assert [each.event for each in found] == [Happened(number=2), Happened(number=3)]
         assert stream.missed == 0, "what is retained was not missed"
     door.close()
+
+
+def test_a_descriptor_that_is_another_ones_by_now_has_no_address() -> None:
+    """It was closed and is a local socket's: no address, and no failure that would leave the monitor unread."""
+    one, other = socket.socketpair()
+    with one, other:
+        assert door._address_of(one.fileno()) == ""
+    with socket.socket() as lonely:
+        assert door._address_of(lonely.fileno()) == ""
