@@ -7,7 +7,7 @@ import inspect
 import logging
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import msgspec
@@ -295,11 +295,17 @@ class CellBus:
     def _housekeeping(self) -> None:
         self._timer = self._loop.call_later(REPORT_TROUBLE_S, self._housekeeping)
         if self.store.wants_compacting:
-            self.store.compact()
+            self._compact(self.store.compacting())
         now = self._loop.time()
         troubled = self.counters.troubles != self._said_troubles
         if self._said is None or troubled or now - self._said_at >= REPORT_CALM_S:
             self.report()
+
+    def _compact(self, steps: Iterator[None]) -> None:
+        """One step of it in each turn of the loop."""
+        for _ in steps:
+            self._loop.call_soon(self._compact, steps)
+            return
 
     def report(self) -> None:
         """Publishes the counters, unless nothing but this report itself has changed."""

@@ -17,6 +17,7 @@ import logging
 import os
 import struct
 import zlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,9 @@ log = logging.getLogger(__name__)
 _HEAD = struct.Struct("<II")
 _VERSION = 1
 _decode = msgspec.msgpack.Decoder().decode
+
+COMPACT_AT_ONCE = 500
+"""Records of a new log that are written between two turns of the loop: some milliseconds."""
 
 COMPACT_ABOVE_BYTES = 256 * 1024
 """A log shorter than this is not worth rewriting."""
@@ -116,7 +120,10 @@ class RetainedStore:
         """Topics that are still as a former life left them."""
         self._path = path
         self._fd = -1
+        self._new_fd = -1
+        """The log that is to replace the present one, while it is being written."""
         self._written = 0
+        self._written_meanwhile = 0
         self._live = 0
         if path is not None:
             self.compact()
@@ -193,6 +200,51 @@ class RetainedStore:
         self._fd = fd
         self._compacted(len(data))
 
+    def compacting(self) -> Iterator[None]:
+        """`compact` by and by, for a large log: what is put or dropped meanwhile goes to both, the old and the new.
+
+        Where the folder may not be written it is done in one piece, as `compact` does it.
+        """
+        if self._path is None or self._new_fd >= 0:
+            return
+        new = self._path.with_suffix(".new")
+        try:
+            self._new_fd = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND | os.O_CLOEXEC, 0o640)
+        except OSError:
+            self.compact()
+            return
+        try:
+            written = self._append_new(_packed([_VERSION, self.node, self.cell, self.epoch, boot_id()]))
+            topics = list(self.frames)
+            for first in range(0, len(topics), COMPACT_AT_ONCE):
+                some = topics[first : first + COMPACT_AT_ONCE]
+                written += self._append_new(
+                    b"".join(_packed([topic, self.frames[topic]]) for topic in some if topic in self.frames)
+                )
+                yield
+                if self._fd < 0 or self._new_fd < 0:
+                    return  # the store was closed, or what came meanwhile could not be written
+            os.rename(new, self._path)
+            os.close(self._fd)
+            self._fd, self._new_fd = self._new_fd, -1
+            self._written = written + self._written_meanwhile
+        except OSError as error:
+            log.error("%s: %s; its history is kept", new, error)
+        finally:
+            self._written_meanwhile = 0
+            self._give_up_new()
+
+    def _give_up_new(self) -> None:
+        if self._new_fd >= 0 and self._path is not None:
+            os.close(self._new_fd)
+            self._new_fd = -1
+            with contextlib.suppress(OSError):
+                self._path.with_suffix(".new").unlink()
+
+    def _append_new(self, data: bytes) -> int:
+        _write_all(self._new_fd, data)
+        return len(data)
+
     def _rewrite(self, data: bytes) -> bool:
         """Compacting in place. Who is killed in the middle of it leaves less behind, but nothing wrong."""
         if self._fd < 0:
@@ -221,9 +273,16 @@ class RetainedStore:
             self.close(remove=True)
             return
         self._written += len(data)
+        if self._new_fd >= 0:
+            try:
+                self._written_meanwhile += self._append_new(data)
+            except OSError as error:
+                log.error("%s: %s; its history is kept", self._path, error)
+                self._give_up_new()
 
     def close(self, *, remove: bool = False) -> None:
         """Ends the log. remove: after a clean stop there is nothing to go on from."""
+        self._give_up_new()
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1

@@ -102,6 +102,40 @@ def test_the_log_does_not_grow_without_bound(tmp_path: Path, monkeypatch: pytest
     assert [each.event for each in envelopes(left(path))] == [Kept(value=f"{n} {'x' * 100}") for n in range(2995, 3000)]
 
 
+def test_a_log_that_is_compacted_by_and_by_has_what_happens_meanwhile(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(store_module, "COMPACT_AT_ONCE", 2)
+    path = tmp_path / "c.log"
+    store = RetainedStore("n", "c", 5, path)
+    for round_ in range(3):
+        for number in range(10):
+            put(store, f"n/a/{number}/state", f"{number} {round_}")
+    before = path.stat().st_size
+    # After one step 0 and 1 are written anew, the others are not.
+    steps = store.compacting()
+    next(steps)
+    put(store, "n/a/0/state", "0 new")
+    put(store, "n/a/9/state", "9 new")
+    store.drop("n/a/1/state")
+    store.drop("n/a/8/state")
+    put(store, "n/a/10/state", "10 new")
+    wanted = {topic: envelope.event for topic, envelope in store.entries.items()}
+    assert {each.topic: each.event for each in envelopes(left(path))} == wanted, "killed now, nothing is lost"
+    for _ in steps:
+        pass
+    assert {each.topic: each.event for each in envelopes(left(path))} == wanted
+    assert path.stat().st_size < before
+    put(store, "n/a/11/state", "11")
+    assert "n/a/11/state" in {each.topic for each in envelopes(left(path))}
+    # One that ends in the middle of it leaves nothing behind.
+    steps = store.compacting()
+    next(steps)
+    store.close(remove=True)
+    assert list(steps) == []
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_clean_end_leaves_nothing(tmp_path: Path) -> None:
     path = tmp_path / "c.log"
     store = RetainedStore("n", "c", 5, path)
