@@ -148,7 +148,8 @@ class Tap:
 
     def __init__(self, namespace: NetNs, *, not_up: bool = False) -> None:
         with namespace.enter():
-            self.socket = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(3))
+            # Protocol 0: it hears nothing before its filter is in place.
+            self.socket = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0)
         program = b"".join(
             struct.pack("@HBBI", *each)
             for each in (
