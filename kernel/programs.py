@@ -22,6 +22,7 @@ import msgspec
 
 HOST_FILE = Path(__file__).with_name("program_host.py")
 LARGEST_MESSAGE = 1 << 20
+_SIGNALS = signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}
 
 DROPPED_VARIABLES = frozenset(
     # As keepalived does, plus those by which systemd speaks to us alone (sd_notify(3)).
@@ -186,6 +187,7 @@ class ProgramRunner:
                     ],
                     setsid=True,  # a terminal's signals are for the cell, which then stops us in order
                     setsigmask=(),
+                    setsigdef=_SIGNALS,  # a daemon that a shell has put into the background ignores SIGINT and SIGQUIT
                 )
             except OSError as error:
                 ours.close()

@@ -69,7 +69,7 @@ def until_refused(node: Node, why: Refusal, before: int) -> int:
     return count(node, why)
 
 
-def events_of_refusals(node: Node, action: Callable[[], Any], why: Refusal, seconds: float = 15) -> Refused:
+def events_of_refusals(node: Node, action: Callable[[], Any], why: Refusal, seconds: float = 75) -> Refused:
     """The first event about `why` that follows from `action`."""
     with Client(node.run_dir) as client:
         stream = client.follow("gateway/")
