@@ -10,13 +10,14 @@ TYPES := .build/types
 # Tests against real peers in real time, on machines that others use too: one that fails is run again, twice at most.
 AGAIN := --reruns 2
 
-.PHONY: help venv setup-run setup-test demo test test-unit test-netns test-guest test-traffic lint format types bench docs package deb clean
+.PHONY: help venv setup-run setup-test demo test test-unit test-netns test-long test-guest test-traffic lint format types bench docs package deb clean
 
 help:
 	@echo "make demo        two routers, a client and a server in namespaces: failover, watched live"
 	@echo "make test        every test (installs what it needs when it is missing)"
 	@echo "make test-unit   without root and kernel, in virtual time"
 	@echo "make test-netns  in network namespaces, with real peers (root)"
+	@echo "make test-long   the same for minutes on end: partitions, floods"
 	@echo "make test-guest  IPVS in a guest kernel (test-traffic: without the twin runs, in minutes)"
 	@echo "make lint        ruff, mypy --strict, import rules"
 	@echo "make bench       measurements beside keepalived and other peers"
@@ -42,14 +43,18 @@ setup-test:
 demo: venv setup-run
 	@$(PY) deploy/demo/demo.py
 
-test: test-unit test-netns test-guest
+test: test-unit test-netns test-guest test-long
 
 test-unit: venv
 	$(PYTEST) tests/unit -n 2
 
 # Twin runs compare times with a real keepalived: four side by side leave the machine idle enough for that.
 test-netns: venv setup-test
-	$(PYTEST) tests/kernel tests/deploy tests/interop -n 4 --dist loadgroup $(AGAIN)
+	$(PYTEST) tests/kernel tests/deploy tests/interop -n 4 --dist loadgroup -m "not long" $(AGAIN)
+
+# Partitions and floods that last minutes.
+test-long: venv setup-test
+	$(PYTEST) tests/kernel tests/deploy tests/interop -m long $(AGAIN)
 
 test-guest: venv setup-test
 	$(PY) tests/ipvs/guest.py --guests 2 --timeout 2400 --memory 3G --pytest "$(AGAIN)"
