@@ -10,11 +10,12 @@ TYPES := .build/types
 # Tests against real peers in real time, on machines that others use too: one that fails is run again, twice at most.
 AGAIN := --reruns 2
 
-.PHONY: help venv setup-run setup-test demo test test-unit test-netns test-long test-guest test-traffic lint format types bench docs package deb clean
+.PHONY: help venv setup-run setup-test demo test test-all test-unit test-netns test-long test-guest test-traffic lint format types bench docs package deb clean
 
 help:
 	@echo "make demo        two routers, a client and a server in namespaces: failover, watched live"
-	@echo "make test        every test (installs what it needs when it is missing)"
+	@echo "make test        the tests, in some minutes (installs what it needs when it is missing)"
+	@echo "make test-all    with the twin runs of virtual servers and what lasts for minutes: most of an hour"
 	@echo "make test-unit   without root and kernel, in virtual time"
 	@echo "make test-netns  in network namespaces, with real peers (root)"
 	@echo "make test-long   the same for minutes on end: partitions, floods"
@@ -43,7 +44,9 @@ setup-test:
 demo: venv setup-run
 	@$(PY) deploy/demo/demo.py
 
-test: test-unit test-netns test-guest test-long
+test: test-unit test-netns test-traffic
+
+test-all: test-unit test-netns test-guest test-long
 
 test-unit: venv
 	$(PYTEST) tests/unit -n 2
