@@ -426,6 +426,7 @@ class VrrpActor(LoopActor):
         return [msgspec.structs.replace(spec, dev=spec.dev or interface) for spec in self.takeover.addresses]
 
     def _let_go(self, order: act.LetGo) -> None:
+        self._engine.hurry()  # whoever takes over waits for our resignation
         self._engine.drop_announcements(self)
         self._engine.request(self.takeover.remove(), None if order.forced else self)
         if not self.instance.accept:
