@@ -7,6 +7,7 @@ Counterparts: `service_actor.py` for one virtual server, `writer.py` for the tab
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 from collections import deque
 from collections.abc import Callable, Coroutine
@@ -132,7 +133,18 @@ class Room:
 
     async def _work(self) -> None:
         while self._generations and not self._stopping:
-            await self._take_in(self._generations.popleft())
+            # Hundreds of thousands of new objects would make the collector walk all of them again and again: half a
+            # second without a turn of the loop. They live long, so afterwards it does not look at them any more.
+            collecting = gc.isenabled()
+            gc.disable()
+            try:
+                await self._take_in(self._generations.popleft())
+                while any(machine.busy for machine in self.machines.values()) or self.writer.busy:
+                    await asyncio.sleep(0.001)
+            finally:
+                gc.freeze()
+                if collecting:
+                    gc.enable()
 
     async def _take_in(self, generation: Generation) -> None:
         before = self.globals
