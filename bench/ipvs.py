@@ -118,8 +118,8 @@ def until(condition: Callable[[], bool], limit_s: float, every_s: float = 0.02) 
         time.sleep(max(every_s, 9 * (now - looked)))
 
 
-def measure(kind: str, services: int, servers: int, limit_s: float) -> dict[str, object]:
-    """One daemon with one configuration."""
+def measure(kind: str, services: int, servers: int, limit_s: float, *, only_start: bool = False) -> dict[str, object]:
+    """One daemon with one configuration. only_start: without deaths, reload and a clean stop."""
     shutil.rmtree("/run/twins", ignore_errors=True)
     world = World(f"b{kind[0]}{servers}")
     world.open()
@@ -149,6 +149,8 @@ def measure(kind: str, services: int, servers: int, limit_s: float) -> dict[str,
         time.sleep(25)
         result["memory_mb"] = round(memory_mb(world.lb), 1)
         result["start_cpu_s"] = round(cpu_s(world.lb), 2)
+        if only_start:
+            return result
         # A death.
         watched = ServiceKey(4, 6, "10.99.0.1", 80)
         spans = []
@@ -207,15 +209,16 @@ class _Counts:
         return self.total()[0] or None
 
 
-def inside(sizes: list[tuple[int, int]], limit_s: float) -> None:
+def inside(sizes: list[tuple[int, int]], options: argparse.Namespace) -> None:
     """In the guest: every size with both daemons; a line of JSON each."""
     RUN.mkdir(exist_ok=True)
     # The real servers are in this process: thousands of connections may come at once.
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     for services, servers in sizes:
-        for kind in ("keepalived", "holdfast"):
-            print(json.dumps(measure(kind, services, servers, limit_s)), flush=True)
+        for kind in options.programs.split(","):
+            found = measure(kind, services, servers, options.limit, only_start=options.only_start)
+            print(json.dumps(found), flush=True)
 
 
 def main() -> int:
@@ -224,17 +227,20 @@ def main() -> int:
     parser.add_argument("--large", action="store_true")
     parser.add_argument("--sizes", help="VIRTUALxREAL,... instead of the usual ones")
     parser.add_argument("--limit", type=float, default=300)
+    parser.add_argument("--programs", default="keepalived,holdfast")
+    parser.add_argument("--only-start", action="store_true", help="no deaths, no reload, no clean stop")
     options = parser.parse_args()
     if options.sizes:
         sizes = [(int(a), int(b)) for a, _, b in (size.partition("x") for size in options.sizes.split(","))]
     else:
         sizes = [(10, 1_000), (100, 10_000)] + ([(2_277, 37_205)] if options.large else [])
     if os.environ.get("HOLDFAST_GUEST") == "1":
-        inside(sizes, options.limit)
+        inside(sizes, options)
         return 0
     with tempfile.TemporaryDirectory(prefix="holdfast-bench-") as folder:
         words = ",".join(f"{a}x{b}" for a, b in sizes)
         command = [sys.executable, str(Path(__file__).resolve()), "--sizes", words, "--limit", str(options.limit)]
+        command += ["--programs", options.programs, *(["--only-start"] if options.only_start else [])]
         return run_in_guest(command, folder=Path(folder), timeout_s=len(sizes) * 4 * options.limit, memory="6G")
 
 
