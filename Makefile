@@ -7,7 +7,7 @@ PY := $(BIN)/python
 PYTHON ?= python3
 PYTEST := $(BIN)/pytest -p no:cacheprovider
 TYPES := .build/types
-# Tests against real peers in real time, on machines that others use too: one that fails is run again, twice at most.
+# Some tests look at real time, on machines that others use too: one that fails is run again, twice at most.
 AGAIN := --reruns 2
 
 .PHONY: help venv setup-run setup-test demo test test-all test-unit test-netns test-long test-guest test-traffic lint format types bench docs package deb clean
@@ -49,7 +49,7 @@ test: test-unit test-netns test-traffic
 test-all: test-unit test-netns test-guest test-long
 
 test-unit: venv
-	$(PYTEST) tests/unit -n 2
+	$(PYTEST) tests/unit -n 2 $(AGAIN)
 
 # Twin runs compare times with a real keepalived: four side by side leave the machine idle enough for that.
 test-netns: venv setup-test
