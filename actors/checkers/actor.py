@@ -271,36 +271,26 @@ class CheckersRoom:
         suspended = self._is_suspended(name, wanted)
         checker = checker_of(wanted.spec)
         targets = wanted.sorted_targets()
+        shared: dict[str, Any] = {
+            "name": name,
+            "spec": wanted.spec,
+            "targets": targets,
+            "around": self.around,
+            "former": former,
+            "died": self._died,
+        }
         voters = None if self._sharing is None else self._sharing.voters(wanted, suspended=suspended)
         if voters is not None:
-            elsewhere = RemoteCheck.start(
-                name=name,
-                spec=wanted.spec,
-                targets=targets,
-                around=self.around,
-                former=former,
-                died=self._died,
-                voters=voters,
-            )
+            elsewhere = RemoteCheck.start(**shared, voters=voters)
             return Running(name, elsewhere, wanted, suspended=False, remote=True)
         for target in targets:
             word = "Suspending" if suspended else "Activating"
             log.info("%s healthchecker for service %s for VS %s", word, target.real_server, target.virtual_server)
         if checker.follows_events:
-            ref: pykka.ActorRef[Any] = FollowingCheck.start(
-                name=name, spec=wanted.spec, targets=targets, around=self.around, former=former, died=self._died
-            )
+            ref: pykka.ActorRef[Any] = FollowingCheck.start(**shared)
             suspended = False
         else:
-            ref = RunningCheck.start(
-                name=name,
-                spec=wanted.spec,
-                targets=targets,
-                around=self.around,
-                former=former,
-                died=self._died,
-                suspended=suspended,
-            )
+            ref = RunningCheck.start(**shared, suspended=suspended)
         return Running(name, ref, wanted, suspended)
 
     def _refresh(self, sameness: str) -> None:
